@@ -34,6 +34,11 @@ def bundled_folder(folder: str) -> Path:
     return in_wheel if in_wheel.is_dir() else _PACKAGE.parent / folder
 
 
+def process_count() -> int:
+    """Return how many processes torchrun started, on all nodes; 1 if this one was started without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def cache_dir() -> Path:
     """Return the folder of prepared data and environments, shared by all runs (``SIA_CACHE`` or the XDG cache)."""
     folder = os.environ.get("SIA_CACHE")

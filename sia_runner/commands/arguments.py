@@ -257,6 +257,8 @@ def estimate(parser: CommandParser) -> None:
     parser.add_argument("--json", action="store_true", help="print it as JSON")
     text = "take the speed of a policy on this machine from an earlier run of it"
     parser.add_argument("--like", type=_folder, metavar="RUN_DIR", help=text)
+    text = "instead: on how many GPUs of which memory the base can be trained and served, and what each of them holds"
+    parser.add_argument("--fit", action="store_true", help=text)
 
 
 def tasks(parser: CommandParser) -> None:

@@ -25,6 +25,7 @@ from sia_runner.experiment.costs import (
     update_line,
 )
 from sia_runner.experiment.execution import describe_failure
+from sia_runner.experiment.resources import fit_lines
 from sia_runner.experiment.runner import check_custom_classes
 from sia_runner.experiment.weights.update import check_adapters
 from sia_runner.gateway import service
@@ -34,6 +35,7 @@ from sia_runner.sandbox.protocol import SandboxError, SandboxJob
 from sia_runner.store.run_directory import RunDir, RunDirectoryError
 from sia_runner.system import cache_dir
 from sia_runner.wire.grants import Grant, Role
+from sia_runner.wire.policy import PolicyError
 from sia_runner.wire.providers import EndpointProbe, key_of
 
 
@@ -63,6 +65,7 @@ def run_checks(config: Experiment, runs: Path, *, call: bool) -> Iterator[CheckR
     yield run_check("data", _check_task_data, components)
     yield run_check("sandbox", _check_sandbox, components)
     yield run_check("policy", _check_policy_backend, config)
+    yield run_check("memory", _check_memory, config)
     if config.has_policy and config.target_agent.policy.backend == "tinker":
         yield run_check("service", _check_service, config)
         yield run_check("update", _check_update_price, components)
@@ -134,6 +137,17 @@ def _check_task_data(context: Components) -> str:
         return "a sia-agent folder, scored as a whole"
     sizes = {name: len(units) for name, units in task.splits().items()}
     return ", ".join(f"{count} {name}" for name, count in sizes.items() if count)
+
+
+def _check_memory(config: Experiment) -> str:
+    """Check that the policy fits where stages load it."""
+    try:
+        lines = list(fit_lines(config))
+    except PolicyError as unknown:
+        raise CheckSkipped(str(unknown)) from None
+    if not lines:
+        raise CheckSkipped("no stage loads a pretrained base")
+    return "; ".join(lines)
 
 
 def _check_sandbox(context: Components) -> str:

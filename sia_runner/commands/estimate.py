@@ -5,7 +5,8 @@ import os
 import sys
 import tempfile
 from argparse import Namespace
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +16,31 @@ from sia_runner.config.training import allowed_algorithms
 from sia_runner.experiment import costs
 from sia_runner.experiment.context import Components
 from sia_runner.experiment.costs import ASSUMPTIONS, Forecasts, TaskSizes, hosted_roles, role_name
+from sia_runner.experiment.resources import fit_lines, training_of
 from sia_runner.gateway.prices import price_of
+from sia_runner.policy.fit import GB, SEQUENCES, GpuPlan, Memory, ModelShape, Training, model_shape, plan_gpus
 from sia_runner.store.run_directory import RunDir
 from sia_runner.sweep.table import right
 from sia_runner.tasks.protocol import FoldPurpose
+from sia_runner.wire.policy import PolicyError
 
 
 def main(options: Namespace) -> int:
     """Compose the experiment, print its forecast, and return the exit code."""
     os.environ["PIP_NO_INDEX"] = "1"  # preparing a task fetches with pip: here only what is on this machine
     with composed_experiment(options.overrides) as (config, outcome):
-        if config:
+        if config and options.fit:
+            (_print_plans_json if options.json else _print_plans)(config)
+            outcome.code = 0
+        elif config:
+            memory = _memory_lines(config)
             sizes = measure_task(config)
             sizes = replace(sizes, policy_speed=costs.policy_speed(RunDir(options.like))) if options.like else sizes
             cases = {name: costs.forecast_run(config, sizes, name) for name in ASSUMPTIONS}
-            show = _print_json if options.json else _print
-            show(config, sizes, cases)
+            if options.json:
+                _print_json(config, sizes, cases)
+            else:
+                _print(config, sizes, cases, memory)
             outcome.code = 0
     return outcome.code
 
@@ -50,7 +60,72 @@ def measure_task(config: Experiment) -> TaskSizes:
     return TaskSizes(counts.get("gate", 0), counts.get("trial", 0), questions, len(select), counts.get("test", 0), size)
 
 
-def _print(config: Experiment, sizes: TaskSizes, cases: Forecasts) -> None:
+def _memory_lines(config: Experiment) -> list[str]:
+    """Return what the policy's memory is, where a stage loads it. Raises FitError where it cannot fit."""
+    try:
+        return [f"memory: {line}" for line in fit_lines(config)]
+    except PolicyError as unknown:
+        return [f"memory: not known: {unknown}"]
+
+
+_GPU_COUNTS, _GPU_SIZES = (1, 2, 4, 8, 16), (24, 48, 80, 141)
+_FIT_ASSUMPTIONS = (
+    "assumed: GB are 1e9 bytes; an update in which every row is as long as trainer.max_length; activations are "
+    "computed twice, layer by layer; the base is sharded over the GPUs that train, which gather two layers at once, "
+    "embeddings and head; each of them holds the whole adapter, in float32, with gradients, Adam's moments and a copy "
+    "for the exchange",
+    f"assumed of servers: vLLM with 90% of each GPU, weights as they are stored, two adapters, 3 GB beside them, and "
+    f"room for {SEQUENCES} rows of that length at once; the fewest GPUs that hold the training train, the others serve",
+    "GB for each process that trains; one GPU trains and answers by turns; no: does not fit (docs/large_models.md)",
+)
+
+
+def _gpu_plans(config: Experiment) -> tuple[ModelShape, Training, dict[tuple[int, int], GpuPlan | None]]:
+    """Return plans by the memory and the number of GPUs. Raises PolicyError where the base's sizes are not known."""
+    spec, algorithms = config.target_agent.policy, list(allowed_algorithms(config.trainer).values())
+    shape, training = model_shape(spec.base), training_of(spec, algorithms[0] if algorithms else None)
+    cases = [(size, count) for size in _GPU_SIZES for count in _GPU_COUNTS]
+    return shape, training, {case: plan_gpus(shape, training, case[1], case[0] * GB) for case in cases}
+
+
+def _print_plans(config: Experiment) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    shape, training, plans = _gpu_plans(config)
+    adapter = f"an adapter of {shape.adapter_parameters(training.lora) / 1e6:.4g}e6 (rank {training.lora.rank})"
+    parameters = f"{shape.parameters / 1e9:.4g}e9 parameters in {training.dtype}"
+    title = f"{config.target_agent.policy.base} · {parameters}, {adapter}, rows of {training.max_length:,} tokens"
+    names = [field.name for field in fields(Memory)]
+    columns = right("GPUs", "train", "serve", *names, "all", "longest row")
+    table = Table(*columns, title=title, title_justify="left", box=box.SIMPLE)
+    for (size, count), plan in plans.items():
+        if plan is None:
+            table.add_row(f"{count} x {size}", "no")
+            continue
+        serve = f"{plan.servers} x {plan.each}" if plan.servers else "same"
+        held = [f"{value / GB:.1f}" for value in (*asdict(plan.memory).values(), plan.memory.total)]
+        table.add_row(f"{count} x {size}", str(plan.train), serve, *held, f"{plan.longest:,}")
+    console = Console(highlight=False, width=140)
+    console.print(table)
+    for line in _FIT_ASSUMPTIONS:
+        console.print(line, soft_wrap=True)
+
+
+def _print_plans_json(config: Experiment) -> None:
+    shape, training, plans = _gpu_plans(config)
+    rows = [
+        {"gb": size, "gpus": count, "fits": plan is not None, **(asdict(plan) if plan else {})}
+        for (size, count), plan in plans.items()
+    ]
+    adapter = {"rank": training.lora.rank, "parameters": shape.adapter_parameters(training.lora)}
+    base = {"name": config.target_agent.policy.base, "parameters": shape.parameters, "stored": shape.stored}
+    report = {"base": base, "adapter": adapter, "dtype": training.dtype, "max_length": training.max_length}
+    print(json.dumps(report | {"plans": rows, "assumptions": _FIT_ASSUMPTIONS}, indent=1))
+
+
+def _print(config: Experiment, sizes: TaskSizes, cases: Forecasts, memory: Sequence[str]) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -67,6 +142,7 @@ def _print(config: Experiment, sizes: TaskSizes, cases: Forecasts) -> None:
     for line in [
         *config.notes,
         *_assumptions(config, sizes),
+        *memory,
         *costs.limit_lines(config, sizes),
         *costs.budget_lines(config, cases),
     ]:

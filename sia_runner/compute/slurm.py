@@ -191,14 +191,24 @@ class Slurm(JobCompute):
         extra = {"reservation": resources.reservation} if resources.reservation else {}
         extra |= resources.extra or {}
         memory = None if allocation.MEMORY_OPTIONS & extra.keys() else resources.memory_gb
-        options = {name: getattr(resources, name) for name in allocation.NAMED} | {
-            "cpus_per_task": resources.cpus,
-            "mem": None if memory is None else f"{int(memory * 1024)}M" if memory else "0",  # 0: all of the node
-            "gres": f"gpu:{resources.gpus}" if resources.gpus else None,
-            "time": resources.minutes,
-            # a step does not inherit the processors of its job, nor its variables after `sbatch --export=NONE`
-            "srun_args": ["--export=ALL", *([f"--cpus-per-task={resources.cpus}"] if resources.cpus else [])],
-        }
+        several = {"nodes": resources.nodes, "ntasks_per_node": 1} if (resources.nodes or 1) > 1 else {}
+        first_node = ["--nodes=1", "--ntasks=1"] if several else []  # the stage, which starts steps on all nodes
+        options = (
+            several
+            | {name: getattr(resources, name) for name in allocation.NAMED}
+            | {
+                "cpus_per_task": resources.cpus,
+                "mem": None if memory is None else f"{int(memory * 1024)}M" if memory else "0",  # 0: all of the node
+                "gres": f"gpu:{resources.gpus}" if resources.gpus else None,
+                "time": resources.minutes,
+                # a step does not inherit the processors of its job, nor its variables after `sbatch --export=NONE`
+                "srun_args": [
+                    "--export=ALL",
+                    *([f"--cpus-per-task={resources.cpus}"] if resources.cpus else []),
+                    *first_node,
+                ],
+            }
+        )
         return {
             **{key: value for key, value in options.items() if value is not None},
             "wckey": None,

@@ -141,7 +141,9 @@ class StageResources(ConfigSection):
     qos: NonEmptyText | None = None  # --qos
     cpus: PositiveInt | None = None  # --cpus-per-task
     memory_gb: Annotated[float, Field(ge=0)] | None = None  # --mem; 0: all memory of the node; null: no --mem
-    gpus: NonNegativeInt | NonEmptyText | None = None  # a number, or a value of --gres=gpu:…, like a100:2
+    gpus: NonNegativeInt | NonEmptyText | None = None  # of each node: a number, or a value of --gres=gpu:…, like a100:2
+    gpu_gb: PositiveFloat | None = None  # memory of one GPU, in GB; null: that of its type, if its name is a usual one
+    nodes: PositiveInt | None = None  # --nodes, of `train` alone: trainer.processes are dealt to them
     minutes: PositiveInt | None = None  # --time
     constraint: NonEmptyText | None = None  # --constraint
     reservation: NonEmptyText | None = None  # --reservation
@@ -155,6 +157,8 @@ class ResourcesByStage(ConfigSection):
     """The resources of each kind of stage."""
 
     default: StageResources = Field(default_factory=StageResources)  # of every stage that does not set its own
+    # of every stage that loads the policy's weights, before `default`; null: what the policy needs
+    policy: StageResources = Field(default_factory=StageResources)
     propose: StageResources = Field(default_factory=StageResources)  # also the trials and probes of the proposer
     gate: StageResources = Field(default_factory=StageResources)  # the short run on dev
     run: StageResources = Field(default_factory=StageResources)  # the run on dev and val
@@ -162,10 +166,16 @@ class ResourcesByStage(ConfigSection):
     train: StageResources = Field(default_factory=StageResources)  # an update of the weights
     test: StageResources = Field(default_factory=StageResources)  # the final test
 
-    def of(self, kind: str) -> StageResources:
-        """Return the resources of stages of this kind, with those of `default` for the keys that are null."""
+    def of(self, kind: str, *, loads_policy: bool = False) -> StageResources:
+        """Return the resources of stages of this kind; keys that are null come from `policy`, then from `default`."""
         own: StageResources = getattr(self, kind)
-        return StageResources.model_validate(self.default.model_dump() | own.model_dump(exclude_none=True))
+        layers = (self.policy, own) if loads_policy else (own,)
+        merged = self.default.model_dump()
+        for layer in layers:
+            merged |= layer.model_dump(exclude_none=True)
+        if kind == "propose" and merged["run_in"] is None:  # the loop waits for it: a job only for what it loads
+            merged["run_in"] = "job" if loads_policy else "driver"
+        return StageResources.model_validate(merged)
 
 
 class InlineComputeConfig(ComponentConfig):

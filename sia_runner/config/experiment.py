@@ -75,10 +75,32 @@ def _training_refusals(e: "Experiment") -> Iterator[str]:
         yield f"trainer.overlap=1 {why}; allowed with it: 0"
     if spec.backend == "tinker":
         yield from _tinker_refusals(e)
-    gpus = e.compute.resources.of("train").gpus if isinstance(e.compute, SlurmComputeConfig) else None
-    if isinstance(gpus, int) and 0 < gpus < processes:
-        allowed = f"allowed: {processes} GPUs, or 0 with {key}.device=cpu"
-        yield f"trainer.processes={processes} needs a GPU for each, but compute.resources.train.gpus={gpus}; {allowed}"
+    shards = max((algorithm.shards for algorithm in algorithms), default=1)
+    if shards > 1 and spec.backend != "vllm":
+        why = "divides the base over processes, none of which can answer from it"
+        yield f"trainer.shards={shards} {why}; allowed with {key}.backend={spec.backend}: 1, or take policy=vllm"
+    if any(algorithm.processes > 1 < algorithm.shards for algorithm in algorithms):
+        yield f"trainer.processes={processes} copies the base, trainer.shards={shards} divides it; allowed: one of both"
+    yield from _job_refusals(e, *max((processes, "trainer.processes"), (shards, "trainer.shards")))
+
+
+def _job_refusals(e: "Experiment", ranks: int, key: str) -> Iterator[str]:
+    """Refuse a job of the train stage that cannot hold the processes of an update."""
+    if not isinstance(e.compute, SlurmComputeConfig):
+        return
+    train = e.compute.resources.of("train")
+    gpus, nodes = train.gpus, train.nodes or 1
+    if ranks % nodes:
+        yield f"{key}={ranks} cannot be dealt evenly to compute.resources.train.nodes={nodes}"
+    if nodes > 1 and train.run_in == "driver":
+        yield f"compute.resources.train.nodes={nodes} needs a job; allowed with it: compute.resources.train.run_in=job"
+    if isinstance(gpus, int) and 0 < gpus < ranks // nodes:
+        each = f"{ranks // nodes} GPUs" + (f" on each of {nodes} nodes" if nodes > 1 else "")
+        allowed = f"allowed: {each}, or 0 with target_agent.policy.device=cpu"
+        yield f"{key}={ranks} needs a GPU for each, but compute.resources.train.gpus={gpus}; {allowed}"
+    for kind in ("default", "policy", "propose", "gate", "run", "verify", "test"):
+        if (getattr(e.compute.resources, kind).nodes or 1) > 1:
+            yield f"compute.resources.{kind}.nodes: only an update runs on several nodes; allowed: train.nodes"
 
 
 def _tinker_refusals(e: "Experiment") -> Iterator[str]:

@@ -163,6 +163,7 @@ class AlgorithmConfig(NamedConfig):
     max_length: PositiveInt = 4096  # tokens of prompt and completion together
     checkpoint_every: PositiveInt = 10  # steps
     processes: PositiveInt = 1  # that share an update, each with a copy of the base and, if there are any, its own GPU
+    shards: PositiveInt = 1  # into which the base is divided, each in a process with its own GPU; needs backend=vllm
     early_stopping: EarlyStopping | None = None  # online only
     options: dict[str, float | int | str | bool] = Field(default_factory=dict)  # of this algorithm, which checks them
 
@@ -192,6 +193,11 @@ class AlgorithmConfig(NamedConfig):
         """The limits of an online training."""
         assert self.early_stopping is not None  # noqa: S101 - checked above: online
         return self.early_stopping
+
+    @property
+    def ranks(self) -> int:
+        """The processes of an update, with a copy or a shard of the base each."""
+        return max(self.processes, self.shards)
 
     @property
     def prompt_count(self) -> int:

@@ -11,6 +11,7 @@ from sia_runner.config.base import is_custom, new_component
 from sia_runner.config.components import HostedProvider, sandbox_arguments
 from sia_runner.config.experiment import Experiment
 from sia_runner.config.training import allowed_algorithms
+from sia_runner.experiment.resources import resolved_compute
 from sia_runner.proposers.protocol import Proposer, ProposerContext
 from sia_runner.records import Usage
 from sia_runner.sandbox.protocol import Sandbox, SandboxLimits
@@ -71,7 +72,7 @@ class Components:
     @property
     def compute(self) -> Compute:
         """The place where stages run."""
-        return self._once("compute", lambda: _build(self.config.compute, Compute))
+        return self._once("compute", lambda: _build(resolved_compute(self.config), Compute))
 
     @property
     def tracker(self) -> Tracker:
@@ -150,7 +151,7 @@ class RunContext(Components):
             return None
         from sia_runner.gateway.service import GatewayService
 
-        together = any(algorithm.processes > 1 for algorithm in allowed_algorithms(config.trainer).values())
+        together = any(algorithm.ranks > 1 for algorithm in allowed_algorithms(config.trainer).values())
         return GatewayService(
             providers,
             self.run.ledger,

@@ -29,8 +29,10 @@ from sia_runner.experiment.concurrent_loop import ConcurrentLoop
 from sia_runner.experiment.context import RunContext, accept_rule
 from sia_runner.experiment.execution import RunInterrupted, SandboxFailed
 from sia_runner.experiment.loop import INTERRUPTED, ExperimentLoop
+from sia_runner.experiment.resources import fit_lines
 from sia_runner.experiment.terminal import Display, sandbox_lines
 from sia_runner.experiment.weights.update import check_adapters
+from sia_runner.policy.base_model import base_folder, weights_sha256
 from sia_runner.records import Json, Stage
 from sia_runner.store.journal import Journal, JournalReader
 from sia_runner.store.lease import LeaseHeldError, RunLease
@@ -38,6 +40,7 @@ from sia_runner.store.run_directory import RunDir, RunDirectoryError, read_json,
 from sia_runner.system import resume_garbage_collection
 from sia_runner.tasks.protocol import TaskError
 from sia_runner.wire.grants import ProviderDown
+from sia_runner.wire.policy import PolicyError
 
 _LOCKED_PACKAGES = (
     "hydra-core", "omegaconf", "pydantic", "optuna", "numpy", "scipy", "scikit-learn", "rich", "filelock",
@@ -55,14 +58,11 @@ _stop_signals: list[int] = []  # the signals that asked this process to stop
 
 
 def _lock_content(context: RunContext, overrides: Sequence[str]) -> Json:
-    config, sandbox, policy, packages = context.config, context.sandbox, None, dict[str, str]()
+    config, sandbox, packages = context.config, context.sandbox, dict[str, str]()
     for name in _LOCKED_PACKAGES:
         with suppress(metadata.PackageNotFoundError):
             headers = metadata.distribution(name).read_text("METADATA") or ""  # metadata.version parses all: 8 ms
             packages[name] = headers.partition("\nVersion: ")[2].partition("\n")[0]
-    if config.has_policy and context.gateway:
-        engine = context.gateway.policy()
-        policy = {"base": engine.base_id, "sha256": engine.base_sha256}  # for comparing runs
     return {
         "sia_runner": __version__,
         "git": _git_revision(),
@@ -73,10 +73,21 @@ def _lock_content(context: RunContext, overrides: Sequence[str]) -> Json:
         "host": socket.gethostname(),
         "packages": packages,
         "data": context.task.data_hashes(),
-        "policy": policy,
+        "policy": _policy_identity(context),
         "sandbox": {"name": sandbox.name, **sandbox.versions(), "gaps": sandbox.gaps(door=config.needs_gateway)},
         "seeds": {"seed": config.seed, "split_seed": config.split_seed},
     }
+
+
+def _policy_identity(context: RunContext) -> Json | None:
+    """Return name and hash of the policy's base, for comparing runs; where jobs load it, by its files alone."""
+    config, spec = context.config, context.config.target_agent.policy
+    if not config.has_policy or not context.gateway:
+        return None
+    if context.compute.apart and spec.backend in ("peft", "vllm") and spec.base != "tiny":
+        return {"base": spec.base, "sha256": weights_sha256(base_folder(spec.base))}
+    engine = context.gateway.policy()
+    return {"base": engine.base_id, "sha256": engine.base_sha256}
 
 
 def _git_revision() -> str | None:
@@ -211,6 +222,8 @@ def _prepare(context: RunContext) -> None:
     context.build_all()
     check_custom_classes(config)
     context.sandbox.check(door=config.needs_gateway)
+    with suppress(PolicyError):  # of a base whose memory is not computed: it is loaded, and may fail there
+        list(fit_lines(config))
     context.compute.check(stage_kinds(config))
     verifier_sandbox.check_gpu(config, here=not context.compute.apart)
     context.task.prepare(lambda text: print(text, flush=True))

@@ -119,7 +119,7 @@ def build(context: RunContext, n: int) -> BuildResult:
     link.symlink_to(Path("harness") / entry)
     if proposal.trains_weights and proposal.parent is not None:
         algorithm = AlgorithmConfig.model_validate(migrate_algorithm(proposal.overrides))
-        train = update_weights_in_parallel if algorithm.processes > 1 else update_weights
+        train = update_weights_in_parallel if algorithm.ranks > 1 else update_weights
         built = train(context, n, proposal.parent, algorithm)
     else:
         built = BuildResult("", adapter_sha256=inherit_adapter(context.run, n, proposal.parent))

@@ -151,8 +151,11 @@ def weights_sha256(folder: Path) -> str:
     return hashlib.sha256("".join(f"{file.name} {hashes[file]}\n" for file in files).encode()).hexdigest()
 
 
-def base_folder(base: str, *, weights: bool = True) -> Path:
-    """Return the base's folder; a hub id is downloaded, without its weights if not `weights`. Raises PolicyError."""
+def base_folder(base: str, *, weights: bool = True, fetch: bool = True) -> Path:
+    """Return the base's folder; a hub id is downloaded if `fetch`, without its weights if not `weights`.
+
+    Raises PolicyError.
+    """
     folder = Path(base).expanduser()
     if folder.is_dir():
         return folder
@@ -161,7 +164,9 @@ def base_folder(base: str, *, weights: bool = True) -> Path:
 
     try:
         patterns = ["*.json", "*.jinja", "*.txt", "*.model", *(["*.safetensors"] if weights else [])]
-        return Path(snapshot_download(base, allow_patterns=patterns, ignore_patterns=["*/*"]))
+        return Path(
+            snapshot_download(base, allow_patterns=patterns, ignore_patterns=["*/*"], local_files_only=not fetch)
+        )
     except (OSError, ValueError, HFValidationError) as error:
         raise PolicyError(f"base={base} is no folder, and no model of the hub: {first_line(error)}") from None
 

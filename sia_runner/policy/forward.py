@@ -161,12 +161,14 @@ def deal_chunks(
     processes: int = 1,
     together: Sequence[Sequence[int]] = (),
     max_length: int | None = None,
+    *,
+    keep_empty: bool = False,
 ) -> list[Chunk]:
     """Return this process's rows in chunks as long as four rows of `max_length` tokens (None: of the longest row).
 
     Groups (rows that belong to none are one each) are sorted by length, then dealt in turn: little padding, and nearly
     the same work in every process. Those that share a prompt stay together if that saves work. A group is always
-    taken, however long it is.
+    taken, however long it is. With `keep_empty` all processes get the same number of chunks.
     """
     if not rows:
         return []
@@ -192,7 +194,7 @@ def deal_chunks(
             prompt, completion, size = own_prompt, own_completion, most
         if process < len(hand):
             chunks[-1] += hand[process]
-    return [tuple(chunk) for chunk in chunks if chunk]
+    return [tuple(chunk) for chunk in chunks if chunk or keep_empty]
 
 
 class ValueHead(nn.Linear):

@@ -11,6 +11,7 @@ import pickle
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from datetime import timedelta
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,9 +23,10 @@ from torch import Tensor
 from sia_runner.config.training import LoraSettings
 from sia_runner.errors import TrainingError
 from sia_runner.policy.adapters import ServeAdapter
-from sia_runner.policy.forward import Chunk, PolicyForward, ValueHead, deal_chunks, fused_head
+from sia_runner.policy.forward import Chunk, ChunkOutput, PolicyForward, ValueHead, deal_chunks, fused_head
 from sia_runner.policy.lora import TRAINED_ADAPTER, LoadedModel, attached_adapter, restore_adapter_state
 from sia_runner.records import Json
+from sia_runner.system import process_count
 from sia_runner.text import first_line
 from sia_runner.wire.adapter_files import adapter_state, write_adapter
 from sia_runner.wire.learning import (
@@ -96,12 +98,14 @@ class InProcessLearner:
         work: Path,
         max_length: int | None = None,
         serve: ServeAdapter | None = None,
+        sharded: bool = False,
     ) -> None:
+        """Take the policy with its adapter. `sharded`: processes divide the base, so all make each pass together."""
         self._policy, self._model, self._seed, self._work = policy, policy.model, seed, work
-        self._max_length, self._serve = max_length, serve
+        self._max_length, self._serve, self._sharded = max_length, serve, sharded
         every = {"critic": True, "entropy": True, "temperature": True, "processes": True}
         self.abilities = LearnerAbilities(**every, overlap=serve is not None)
-        self._rank, self._processes = _join_processes(self._model.device.type)
+        self._rank, self._processes = join_processes(self._model.device.type)
         self._value_head: ValueHead | None = None
         self._weights: list[Tensor] = [weight for weight in self._model.parameters() if weight.requires_grad]
         if critic:
@@ -125,9 +129,10 @@ class InProcessLearner:
             training = self._model.training
             self._model.eval()
             try:
-                passes = [self._run(rows, chunk) for chunk in self._chunks(rows)]
+                outputs = [(chunk, self._run(rows, chunk)) for chunk in self._chunks(rows)]
             finally:
                 self._model.train(training)
+        passes = [output.forward_pass(chunk) for chunk, output in outputs if chunk]
         return _in_order(self._gather(passes), len(rows))
 
     def backward(
@@ -141,7 +146,10 @@ class InProcessLearner:
         try:
             self._begin_step()
             for chunk in self._chunks(rows, together):
-                output = self._forward.run([rows[row] for row in chunk])
+                output = self._run(rows, chunk)
+                if not chunk:
+                    (0.0 * output.logprob_bt.sum()).backward()
+                    continue
                 passes.append(output.forward_pass(chunk))
                 output.loss(lower(passes[-1])).backward()
         except BaseException:
@@ -169,7 +177,9 @@ class InProcessLearner:
         if self._serve is None:
             return self._policy.version
         origin = {"base_id": self._policy.base_id, "base_sha256": self._policy.base_sha256}
-        return self._serve(lambda folder: write_adapter(self._model, TRAINED_ADAPTER, folder, origin))
+        write = partial(write_adapter, self._model, TRAINED_ADAPTER, origin=origin)
+        version = self._serve(write) if self._rank == 0 else ""
+        return self._gather([version])[0]
 
     def save(self, tag: str) -> Json:
         """Write `work`/`tag`/learner.pt, complete or not at all. Raises TrainingError if processes differ."""
@@ -225,10 +235,13 @@ class InProcessLearner:
         self._forward.close()
 
     def _chunks(self, rows: Sequence[TrainingRow], together: Sequence[Sequence[int]] = ()) -> list[Chunk]:
-        return deal_chunks(rows, self._rank, self._processes, together, self._max_length)
+        own = (self._rank, self._processes, together, self._max_length)
+        return deal_chunks(rows, *own, keep_empty=self._sharded)
 
-    def _run(self, rows: Sequence[TrainingRow], chunk: Chunk) -> ForwardPass:
-        return self._forward.run([rows[row] for row in chunk]).forward_pass(chunk)
+    def _run(self, rows: Sequence[TrainingRow], chunk: Chunk) -> ChunkOutput:
+        """Run a pass over a chunk; over the shortest row, which does not count, where others have a chunk more."""
+        numbers = chunk or [min(range(len(rows)), key=lambda row: len(rows[row].prompt_ids + rows[row].completion_ids))]
+        return self._forward.run([rows[row] for row in numbers])
 
     def _begin_step(self) -> None:
         if self._is_open:
@@ -279,9 +292,9 @@ class InProcessLearner:
             dist.barrier()
 
 
-def _join_processes(device: str) -> tuple[int, int]:
+def join_processes(device: str) -> tuple[int, int]:
     """Join the processes that torchrun started, if it did; return the number of this one, and how many there are."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+    if process_count() > 1 and not dist.is_initialized():
         dist.init_process_group("gloo" if device == "cpu" else "cpu:gloo,cuda:nccl", timeout=_PATIENCE)
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 

@@ -27,6 +27,7 @@ from sia_runner.policy.remote import RemotePolicy
 from sia_runner.policy.vllm_client import VllmServer
 from sia_runner.policy.vllm_servers import ManagedServers
 from sia_runner.records import SampledCall
+from sia_runner.system import process_count
 from sia_runner.wire.adapter_files import CONFIG_FILE, WEIGHTS_FILE, write_adapter
 from sia_runner.wire.failures import CallError
 from sia_runner.wire.grants import ProviderDown
@@ -317,9 +318,16 @@ class VllmPolicy(RemotePolicy):
         temperature: float = 1.0,
         max_length: int | None = None,
     ) -> Iterator[Learner]:
-        """Yield the learner of the training copy; `publish` makes the server answer with its weights."""
+        """Yield the learner of the training copy, or of a shard; `publish` makes the server answer with its weights."""
         settings: dict[str, Any] = {"temperature": temperature, "max_length": max_length, "serve": self._publish}
-        with self._training_copy().learner(lora, start, seed, critic=critic, work=work, **settings) as learner:
+        settings |= {"critic": critic, "work": work}
+        if process_count() > 1:  # trainer.shards: several copies would each want to be served
+            from sia_runner.policy.sharded_learner import sharded_learner
+
+            own = sharded_learner(self.spec, self.base_sha256, lora, start, seed, **settings)
+        else:
+            own = self._training_copy().learner(lora, start, seed, **settings)
+        with own as learner:
             yield learner
 
     def _publish(self, write: Callable[[Path], None]) -> str:

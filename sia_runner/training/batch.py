@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from sia_runner.training.protocol import TrainingJob
 
 IntArray = NDArray[np.intp]
 BoolArray = NDArray[np.bool_]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,16 @@ class Processes:
         distributed.all_gather_object(parts, own)
         return [trajectory for part in parts for trajectory in part]
 
+    def from_first(self, ask: Callable[[], Result]) -> Result:
+        """Return what `ask` returns in the first process, which alone calls it."""
+        if self.count == 1:
+            return ask()
+        from torch import distributed
+
+        answer: list[Any] = [ask() if self.first else None]
+        distributed.broadcast_object_list(answer, 0)
+        return answer[0]
+
     def wait(self) -> None:
         """Wait until all processes are here."""
         if self.count > 1:
@@ -133,8 +144,10 @@ def roll_out(job: TrainingJob, questions: Sequence[str], step: int, processes: P
 
 
 def roll_share(job: TrainingJob, questions: Sequence[str], step: int, processes: Processes) -> list[Trajectory]:
-    """Roll out this process's share of the questions."""
+    """Roll out this process's share of the questions; with `shards` the first process has all of them."""
     share = questions[processes.index :: processes.count]
+    if job.algorithm.shards > 1:  # one server answers, and its adapter is the first process's
+        share = questions if processes.first else []
     settings = {"samples": job.algorithm.group_size, "step": step, "temperature": job.algorithm.temperature}
     return job.roll(share, **settings) if share else []
 

@@ -16,7 +16,8 @@ from sia_runner.training.batch import Processes
 from sia_runner.training.drift import adapter_is_served
 from sia_runner.training.progress import TrainingProgress
 from sia_runner.training.protocol import TrainingJob
-from sia_runner.wire.learning import Learner, TrainingRow
+from sia_runner.wire.learning import Learner, RowNumbers, TrainingRow
+from sia_runner.wire.policy import WeightsSource
 
 _LAYOUT = 2  # of the files; 1 was one step-*.pt for each checkpoint
 _FILE = "checkpoint.json"
@@ -25,7 +26,8 @@ _TAG = re.compile(r"step-(\d+)-(\d+)")  # steps done, and the number of the save
 
 def training_key(job: TrainingJob, parent: str | None) -> str:
     """Return a hash of algorithm, base, start, questions and seed; only checkpoints with the same key are resumed."""
-    parts = [_LAYOUT, job.algorithm.model_dump(), job.policy.base_sha256, parent, list(job.units), job.seed]
+    algorithm = job.algorithm.model_dump(exclude={"shards"})  # which change where weights are, not what is done
+    parts = [_LAYOUT, algorithm, job.policy.base_sha256, parent, list(job.units), job.seed]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -160,7 +162,11 @@ class TrainingState:
         if self._proven or not rows or sampler is None:
             return
         temperature = algorithm.temperature if algorithm.kind == "online" else 1.0
-        self._proven = adapter_is_served(sampler, self.learner, rows, temperature)
+
+        def score(some: Sequence[TrainingRow], weights: WeightsSource) -> RowNumbers:
+            return self.processes.from_first(lambda: sampler.score(some, weights))
+
+        self._proven = adapter_is_served(score, self.learner, rows, temperature)
         if self._proven:
             self.say("the server applies the adapter: its logprobs follow the learner's, not the base's")
         elif self.progress.steps >= algorithm.steps:

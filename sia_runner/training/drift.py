@@ -5,7 +5,7 @@ Servers round otherwise than trainers do, and their mixtures of experts route so
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,10 +15,11 @@ from sia_runner.training.batch import BoolArray
 from sia_runner.training.losses import Array
 from sia_runner.wire.failures import CallError
 from sia_runner.wire.grants import ProviderDown
-from sia_runner.wire.learning import Learner, RowNumbers, Sampler, TrainingRow
-from sia_runner.wire.policy import LIVE_WEIGHTS, PolicyError
+from sia_runner.wire.learning import Learner, RowNumbers, TrainingRow
+from sia_runner.wire.policy import LIVE_WEIGHTS, PolicyError, WeightsSource
 
 Correction = Literal["none", "truncate", "mask"]
+Score = Callable[[Sequence[TrainingRow], WeightsSource], RowNumbers]  # of a Sampler
 
 _NORMAL_RATIOS = (0.5, 2.0)  # of the learner's probability to the sampler's
 _CANARY_ROWS = 8
@@ -91,11 +92,12 @@ def effect_at_server(server: RowNumbers, server_base: RowNumbers, learner: RowNu
     return Effect(share, math.sqrt(noise / strength))
 
 
-def adapter_is_served(sampler: Sampler, learner: Learner, rows: Sequence[TrainingRow], temperature: float) -> bool:
+def adapter_is_served(score: Score, learner: Learner, rows: Sequence[TrainingRow], temperature: float) -> bool:
     """Return True once recorded completions prove that the sampler applies the adapter; False: too early to tell.
 
-    `temperature`: of the learner's logprobs; those of a server are at 1, where effects are smaller than below 1. Raises
-    PolicyError if the sampler is closer to the base than to the learner's weights, and ProviderDown without an answer.
+    `score`: the sampler's. `temperature`: of the learner's logprobs; those of a server are at 1, where effects are
+    smaller than below 1. Raises PolicyError if the sampler is closer to the base than to the learner's weights, and
+    ProviderDown without an answer.
     """
 
     def length(row: TrainingRow) -> int:
@@ -106,7 +108,7 @@ def adapter_is_served(sampler: Sampler, learner: Learner, rows: Sequence[Trainin
     shorter = [row for row in ordered if length(row) < length(ordered[-1])]
     rows = shorter[-_CANARY_ROWS:] if len(shorter) >= _CANARY_ROWS else ordered[:_CANARY_ROWS]
     try:
-        server, server_base = sampler.score(rows, LIVE_WEIGHTS), sampler.score(rows, None)
+        server, server_base = score(rows, LIVE_WEIGHTS), score(rows, None)
     except CallError as failed:
         raise ProviderDown(f"no logprobs of recorded completions from the server: {failed.message}") from None
     now, base = learner.forward(rows).logprobs, learner.forward(rows, base=True).logprobs

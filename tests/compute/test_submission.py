@@ -193,6 +193,13 @@ def test_a_step_gets_the_variables_of_its_job_after_export_none_too():
     assert "--export=ALL" in parameters(extra={"export": "NONE"})["srun_args"]
 
 
+def test_a_job_of_several_nodes_starts_its_stage_on_the_first():
+    several = compute(nodes=2, cpus=3).parameters("train")
+    assert (several["nodes"], several["ntasks_per_node"]) == (2, 1)
+    assert {"--nodes=1", "--ntasks=1", "--cpus-per-task=3"} <= {*several["srun_args"]}
+    assert "nodes" not in parameters(nodes=1) and "--ntasks=1" not in parameters()["srun_args"]
+
+
 def test_memory_of_a_pool_is_all_of_the_node_or_in_the_form_of_extra():
     def options(**resources):
         return Allocation(StageResources(minutes=5, **resources), 2, 30, []).options

@@ -57,6 +57,15 @@ def test_several_processes_take_as_many_gpus_or_none_at_all(gpus):
             ["task=arithmetic", "trainer=auto", "trainer.algorithms.dpo.processes=4", "compute=slurm"],
             "trainer.processes=4 needs a GPU for each, but compute.resources.train.gpus=1",
         ),
+        (
+            ["task=arithmetic", "trainer=auto", "trainer.algorithms.dpo.shards=4"],
+            "trainer.shards=4 divides the base over processes, none of which can answer from it; allowed with "
+            "target_agent.policy.backend=peft: 1",
+        ),
+        (
+            [*VLLM, LARGE, URL, "trainer=grpo", "trainer.shards=4", "compute=slurm"],
+            "trainer.shards=4 needs a GPU for each, but compute.resources.train.gpus=1",
+        ),
     ],
 )
 def test_what_makes_no_sense_together_is_named_with_what_is_allowed(overrides, says):

@@ -1,5 +1,8 @@
 """Weights are trained in a job of a real SLURM cluster: the adapter of a run inline, though the job is preempted."""
 
+import os
+import signal
+
 import pytest
 
 from tests.arithmetic import SMALL
@@ -63,3 +66,43 @@ def test_generations_go_to_cpu_nodes_and_training_to_a_gpu_where_preempted_it_go
     assert essence(run.cli) == essence(inline)
     name = "gen_2/adapter/adapter_model.safetensors"
     assert (run.cli.run / name).read_bytes() == (inline.run / name).read_bytes()
+
+
+TWO_NODES = ["trainer.processes=2", "target_agent.policy.device=cpu", "trainer.steps=8"]
+# what a lost rank or node costs is a step at most
+JOB = ["compute.resources.train.nodes=2", "compute.resources.train.gpus=0", "compute.resources.train.partition=cpu"]
+
+
+def ranks():
+    """The processes of an update that are alive on this machine, which is every node, by process id."""
+    lines = said("ps", "-eo", "pid=,args=").splitlines()
+    return [
+        int(line.split()[0]) for line in lines if "weights.parallel" in line and "torch.distributed.run" not in line
+    ]
+
+
+def test_an_update_over_two_nodes_goes_on_after_a_killed_rank_and_a_lost_node(run, tmp_path):
+    alone = Cli(tmp_path / "alone")
+    alone.folder.mkdir()
+    done = alone(*EXPERIMENT, *TWO_NODES, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    run.start(*EXPERIMENT, *TWO_NODES, *FEW_JOBS, *MEMORY, *JOB)
+    job = run.running(BUILD, 300)
+    assert said("squeue", "--noheader", "--format=%D %N", f"--jobs={job}") == "2 c[1-2]"
+    until(lambda: "step 2/8" in training_log(run), 300, 0.02)
+    assert len(ranks()) == 2
+    os.kill(ranks()[-1], signal.SIGKILL)
+    until(lambda: "the processes are started again" in training_log(run), 120, 0.1)
+    until(lambda: "step 5/8" in training_log(run), 300, 0.02)
+    said("scontrol", "update", "nodename=c2", "state=down", "reason=test")
+    try:
+        until(lambda: not ranks(), 120)
+    finally:
+        said("scontrol", "update", "nodename=c2", "state=resume")
+    assert run.ended(600) == 0, run.said
+    assert training_log(run).count("resumed after step") >= 2
+    run.assert_counted_once()
+    assert essence(run.cli) == essence(alone)
+    name = "gen_2/adapter/adapter_model.safetensors"
+    assert (run.cli.run / name).read_bytes() == (alone.run / name).read_bytes()
+    assert not ranks() and not said("squeue", "--noheader", f"--jobs={job}", "--states=R")

@@ -1,59 +1,85 @@
-"""A weights update by several processes of this machine, started by torch.distributed.run with the folder of the call.
+"""A weights update by several processes, started by torch.distributed.run with the folder of the call.
 
-Each has a copy of the base, on its own GPU if there are any, and its share of the questions and of the gradients.
+They run on this machine, or on all nodes of this job of SLURM, where srun starts one torch.distributed.run on each.
+
+Each has its own GPU if there are any, and its part of the rows. With `trainer.processes` it also has a copy of the base
+and its share of the questions; with `trainer.shards` a part of the base, and the first one rolls out.
 """
 
 import os
 import pickle
+import socket
 import subprocess
 import sys
 import traceback
 from collections.abc import MutableMapping
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 from sia_runner.compute import task
 from sia_runner.compute.task import RETURNED, StageOutcome
+from sia_runner.config.components import SlurmComputeConfig
 from sia_runner.config.experiment import Experiment
 from sia_runner.config.training import AlgorithmConfig
 from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.execution import run_stage_in_job
-from sia_runner.experiment.weights.update import update_weights
+from sia_runner.experiment.weights.update import append_line, update_weights
 from sia_runner.stage_results import BuildResult
 from sia_runner.store.run_directory import remove_tree
 from sia_runner.system import exit_with_parent
 
+_MAX_LOST = 3  # times that processes are lost without a new checkpoint
+
 
 def update_weights_in_parallel(context: RunContext, n: int, parent: int, algorithm: AlgorithmConfig) -> BuildResult:
     """Run `update_weights` in processes that end with this one; an exception or a fault in one ends them all."""
-    if missing := _missing_gpus(context.config, algorithm.processes):
+    if missing := _missing_gpus(context.config, algorithm):
         return BuildResult(f"{algorithm.name}: {missing}", unscored=True)
-    processes = context.run.generation(n).processes
-    remove_tree(processes)
-    folders = [processes / str(rank) for rank in range(algorithm.processes)]
-    for folder in folders:
-        folder.mkdir(parents=True)
-    (processes / "call.pkl").write_bytes(pickle.dumps((context, n, parent, algorithm)))
-    code = _run_processes(processes, algorithm.processes)
-    outcomes = [report for folder in folders if (report := task.read_outcome(folder))]
-    result = _combined_result(outcomes, algorithm, f"exit code {code}, see {processes.name}/log in gen_{n}")
+    if algorithm.shards > 1:
+        context.close_gateway()  # the first process has its own, with the servers that the run starts
+    generation, lost = context.run.generation(n), 0
+    processes, nodes = generation.processes, _nodes(context.config)
+    while True:
+        remove_tree(processes)
+        folders = [processes / str(rank) for rank in range(algorithm.ranks)]
+        for folder in folders:
+            folder.mkdir(parents=True)
+        (processes / "call.pkl").write_bytes(pickle.dumps((context, n, parent, algorithm)))
+        before = task.checkpoint_marks(generation.training)
+        code = _run_processes(processes, algorithm.ranks, nodes)
+        outcomes = [report for folder in folders if (report := task.read_outcome(folder))]
+        result = _combined_result(outcomes, algorithm)
+        if result is not None:
+            break
+        lost = lost + 1 if task.checkpoint_marks(generation.training) == before else 1
+        what = f"a process of the training was lost: exit code {code}, see {processes.name}/log in gen_{n}"
+        if lost == _MAX_LOST:
+            return BuildResult(f"{algorithm.name}: {what}", unscored=True)
+        append_line(generation.path / "training.log", f"{what}; the processes are started again")
     if not result.fault:
         remove_tree(processes)
     return result
 
 
-def _missing_gpus(config: Experiment, processes: int) -> str:
+def _nodes(config: Experiment) -> int:
+    """Return the nodes that the processes are dealt to."""
+    compute = config.compute
+    return (compute.resources.train.nodes or 1) if isinstance(compute, SlurmComputeConfig) else 1
+
+
+def _missing_gpus(config: Experiment, algorithm: AlgorithmConfig) -> str:
     import torch
 
     gpus = 0 if config.target_agent.policy.device == "cpu" else torch.cuda.device_count()
-    problem = f"trainer.processes={processes} needs a GPU for each of them; this machine shows {gpus}"
-    return problem if 0 < gpus < processes else ""
+    key = "processes" if algorithm.shards == 1 else "shards"
+    problem = f"trainer.{key}={algorithm.ranks} needs a GPU for each of them; this machine shows {gpus}"
+    return problem if 0 < gpus < ceil(algorithm.ranks / _nodes(config)) else ""
 
 
-def _run_processes(folder: Path, processes: int) -> int:
+def _run_processes(folder: Path, processes: int, nodes: int) -> int:
     """Start the processes, which end when our end of their pipe closes, and return their common exit code."""
-    arguments = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    command = [sys.executable, *arguments, "-m", "sia_runner.experiment.weights.parallel", str(folder)]
+    command = [*_launcher(processes, nodes), "-m", "sia_runner.experiment.weights.parallel", str(folder)]
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
     with (folder / "log").open("wb") as log:
         launcher = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment)
@@ -66,18 +92,37 @@ def _run_processes(folder: Path, processes: int) -> int:
         launcher.wait()
 
 
-def _combined_result(outcomes: list[StageOutcome], algorithm: AlgorithmConfig, otherwise: str) -> BuildResult:
-    """Raise the first exception; else return the first fault, else the result of the process that wrote the adapter."""
-    incomplete = len(outcomes) < algorithm.processes  # a process was killed, or ended because another one failed
+def _launcher(processes: int, nodes: int) -> list[str]:
+    """Return torch.distributed.run for `processes`; for several nodes srun starts one on each, of which this is one.
+
+    They meet at this node. When one of them ends without success srun ends all others.
+    """
+    torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes // nodes}"]
+    if nodes == 1:
+        return [*torchrun, "--standalone"]
+    job, cpus = os.environ["SLURM_JOB_ID"], os.environ.get("SLURM_CPUS_PER_TASK", "1")
+    # the stage is a step of the same job on this node: the processes share what that step was given
+    srun = ["srun", f"--jobid={job}", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--overlap"]
+    srun += [f"--cpus-per-task={cpus}", "--export=ALL", "--kill-on-bad-exit=1", "--job-name=sia:update"]
+    with socket.create_server(("", 0)) as free:
+        port = free.getsockname()[1]
+    meeting = [f"--rdzv_endpoint={socket.gethostname()}:{port}", "--rdzv_backend=c10d", f"--rdzv_id={job}.{port}"]
+    return [*srun, *torchrun, f"--nnodes={nodes}", *meeting]
+
+
+def _combined_result(outcomes: list[StageOutcome], algorithm: AlgorithmConfig) -> BuildResult | None:
+    """Raise the first exception; else return the first fault, else the result of the process that wrote the adapter.
+
+    None: a process was lost.
+    """
+    incomplete = len(outcomes) < algorithm.ranks  # a process was killed, or ended because another one failed
     for report in outcomes:
         # torch raises RuntimeError in a process whose peer is gone
         if report.kind != RETURNED and not (incomplete and issubclass(report.value[0], RuntimeError)):
             return report.result()
     returned: list[BuildResult] = [report.result() for report in outcomes if report.kind == RETURNED]
     faulty = next((result for result in returned if result.fault), None)
-    if incomplete and not faulty:
-        return BuildResult(f"{algorithm.name}: a process of the training was lost: {otherwise}", unscored=True)
-    return faulty or returned[0]
+    return None if incomplete and not faulty else faulty or returned[0]
 
 
 def run_training_process(folder: Path) -> int:
@@ -96,13 +141,24 @@ def run_training_process(folder: Path) -> int:
 
 
 def _select_gpu(environ: MutableMapping[str, Any], rank: int) -> None:
-    """Make one GPU visible before torch is imported, so that "cuda" is that GPU in every thread."""
+    """Make one GPU visible before torch is imported, so that "cuda" is that GPU in every thread.
+
+    The GPUs that no process of this machine trains on are left in SIA_SERVER_CARDS, for servers that one starts.
+    """
     visible = environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        environ["CUDA_VISIBLE_DEVICES"] = str(rank)
-    elif names := [name for name in visible.split(",") if name]:
+    names = _all_gpus() if visible is None else [name for name in visible.split(",") if name]
+    if names:
+        environ["SIA_SERVER_CARDS"] = ",".join(names[int(environ.get("LOCAL_WORLD_SIZE", "1")) :])
         environ["CUDA_VISIBLE_DEVICES"] = names[rank]
+    elif visible is None:
+        environ["CUDA_VISIBLE_DEVICES"] = str(rank)
     environ["LOCAL_RANK"] = "0"
+
+
+def _all_gpus() -> list[str]:
+    """Return the numbers of this machine's GPUs of NVIDIA, without torch, which would fix what is visible."""
+    folder = Path("/proc/driver/nvidia/gpus")
+    return [str(number) for number in range(len(list(folder.iterdir())))] if folder.is_dir() else []
 
 
 if __name__ == "__main__":

@@ -120,7 +120,13 @@ def update_weights(
     if gateway is None:
         raise ModelsError("a weights update needs a policy: target_agent=policy")
     remove_tree(generation.adapter)
-    policy, roll = gateway.policy(), HarnessRollouts(context, n, generation.harness, process=process)
+    if process and algorithm.shards > 1:  # the first one asks the server, and rolls out
+        from sia_runner.policy.sharded_learner import ShardPolicy
+
+        policy: Any = ShardPolicy(context.config.target_agent.policy)
+    else:
+        policy = gateway.policy()
+    roll = HarnessRollouts(context, n, generation.harness, process=process)
     job = TrainingJob(
         algorithm=algorithm,
         policy=policy,
@@ -130,9 +136,9 @@ def update_weights(
         out=generation.adapter,
         work=generation.training,
         seed=context.config.seed,
-        say=lambda line: _append_line(generation.path / "training.log", line),
+        say=lambda line: append_line(generation.path / "training.log", line),
         checkpointed=lambda step, state: _record_checkpoint(context, n, step, state),
-        record=lambda figures: _append_line(
+        record=lambda figures: append_line(
             generation.curve,  # NaN, a KL that was not measured, becomes null
             json.dumps({key: value if math.isfinite(value) else None for key, value in figures.items()}),
         ),
@@ -171,6 +177,7 @@ def _record_checkpoint(context: RunContext, n: int, step: int, state: Json) -> N
         context.record_event("checkpoint", n=n, steps=step, path=path)
 
 
-def _append_line(path: Path, line: str) -> None:
+def append_line(path: Path, line: str) -> None:
+    """Append a line to a log of the generation."""
     with path.open("a", encoding="utf-8") as log:
         log.write(f"{line}\n")

@@ -1,0 +1,210 @@
+"""What stages need for the policy: GPUs and memory of the jobs that load it, and the refusal of what cannot fit."""
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from math import ceil
+
+from sia_runner.config.base import is_custom
+from sia_runner.config.components import ComputeConfig, SlurmComputeConfig, StageResources
+from sia_runner.config.experiment import Experiment, ReplayConfig
+from sia_runner.config.training import AlgorithmConfig, LoraSettings, PolicyConfig, allowed_algorithms
+from sia_runner.errors import RunnerError
+from sia_runner.policy import fit
+from sia_runner.policy.fit import GB, ModelShape, Training, gigabytes, parts_text, training_memory
+from sia_runner.records import Stage
+from sia_runner.wire.policy import PolicyError
+
+_CPUS = 4  # of a job that loads the policy: tokenizing, sandboxes, and the process that holds the weights
+_BESIDE_WEIGHTS_GB = 8  # memory of such a job beside the weights, which are read there before they go to a GPU
+# Memory of GPUs in GB by the names that clusters use: of several cards of a name the smallest. A number wins: a100-80g.
+_GPU_GB = {
+    "t4": 16, "v100": 16, "p100": 16, "l4": 24, "a10": 24, "a30": 24, "rtx3090": 24, "rtx4090": 24, "rtx5090": 32,
+    "a40": 48, "a6000": 48, "l40": 48, "l40s": 48, "a100": 40, "h100": 80, "gh200": 96, "h200": 141, "b200": 180,
+}  # fmt: skip
+
+
+class FitError(RunnerError):
+    """A policy that cannot work with the resources that it gets; the message is one line for the user."""
+
+
+def loads_policy(config: Experiment, kind: str) -> bool:
+    """Return True if a stage of this kind loads a pretrained base in its own process.
+
+    base=tiny is small enough for any stage. A base that a server answers with is loaded by `train` alone.
+    """
+    spec = config.target_agent.policy
+    if not config.has_policy or spec.base == "tiny" or is_custom(spec.backend) or spec.backend == "tinker":
+        return False
+    if kind == Stage.TRAIN:
+        return config.trainer.kind != "none"
+    tries = kind == Stage.PROPOSE and not isinstance(config.meta_agent, ReplayConfig)
+    return spec.backend == "peft" and (tries or kind in (Stage.GATE, Stage.RUN, Stage.TEST))
+
+
+def resolved_compute(config: Experiment) -> ComputeConfig:
+    """Return the compute's configuration with the resources of each stage as they follow from the policy."""
+    compute = config.compute
+    if not isinstance(compute, SlurmComputeConfig):
+        return compute
+    kinds = [kind for kind in Stage if kind in type(compute.resources).model_fields and loads_policy(config, kind)]
+    resolved = {str(kind): stage_resources(config, kind) for kind in kinds}
+    return compute.model_copy(update={"resources": compute.resources.model_copy(update=resolved)})
+
+
+def stage_resources(config: Experiment, kind: str) -> StageResources:
+    """Return what a stage's job asks for: the configuration's keys, and what the policy needs where they are null."""
+    compute = config.compute
+    if not isinstance(compute, SlurmComputeConfig):
+        raise TypeError(f"compute={compute.name} asks for no resources")
+    if not loads_policy(config, kind):
+        return compute.resources.of(kind)
+    spec, nodes = config.target_agent.policy, compute.resources.train.nodes or 1
+    ranks, shards = _ranks(config) if kind == Stage.TRAIN else (1, 1)
+    here = ceil(ranks / nodes) if kind == Stage.TRAIN else 1  # processes on one node
+    needed: dict[str, float] = {"cpus": _CPUS * here, "gpus": 0 if spec.device == "cpu" else here}
+    try:
+        weights = base_bytes(fit.model_shape(spec.base, fetch=False), spec)
+        needed["memory_gb"] = ceil(here * weights / shards / GB) + _BESIDE_WEIGHTS_GB
+    except PolicyError:
+        pass  # its files are not on this machine: the configuration decides
+    policy = StageResources.model_validate(needed | compute.resources.policy.model_dump(exclude_none=True))
+    return compute.resources.model_copy(update={"policy": policy}).of(kind, loads_policy=True)
+
+
+def base_bytes(shape: ModelShape, spec: PolicyConfig) -> int:
+    """Return the bytes of a base's weights as they are loaded."""
+    return shape.parameters * fit.DTYPE_BYTES[spec.dtype]
+
+
+def training_of(spec: PolicyConfig, algorithm: AlgorithmConfig | None) -> Training:
+    """Return what an update does as far as its memory follows from it; None: one with the settings' defaults."""
+    answers = spec.max_batch_size * (spec.max_tokens + 1024) if spec.backend == "peft" else 0
+    if algorithm is None:
+        return Training(LoraSettings(), dtype=spec.dtype, answers=answers)
+    return Training(
+        algorithm.lora,
+        max_length=algorithm.max_length,
+        dtype=spec.dtype,
+        shards=algorithm.shards,
+        processes=algorithm.ranks,
+        checkpointing=spec.device != "cpu",
+        critic=algorithm.algorithm == "ppo",
+        answers=answers,
+    )
+
+
+def fit_lines(config: Experiment) -> Iterator[str]:
+    """Yield what each part of the policy's memory is, and where it is held. Raises FitError where it cannot fit.
+
+    Raises PolicyError where the base's memory is not computed.
+    """
+    spec = config.target_agent.policy
+    stages = [kind for kind in Stage if loads_policy(config, kind)]
+    if not stages:
+        return
+    shape = fit.model_shape(spec.base)
+    stored = f", {gigabytes(shape.stored)} of files" if shape.stored else ""
+    loaded = f"{gigabytes(base_bytes(shape, spec))} in {spec.dtype}"
+    yield f"{spec.base}: {shape.parameters / 1e9:.3g}e9 parameters, {loaded}{stored}"
+    for kind in stages:
+        where, gpus, gpu_bytes, memory = _place(config, kind)
+        least = base_bytes(shape, spec) / (_ranks(config)[1] if kind == Stage.TRAIN else 1)
+        if memory is not None and memory < least:
+            need = f"{gigabytes(least)} of weights are read there"
+            raise FitError(f"{where} has {gigabytes(memory)} of memory, but {need}{_advice(spec)}")
+        if spec.device == "cuda" and gpus == 0:
+            raise FitError(f"{where} has no GPU, but target_agent.policy.device=cuda loads {spec.base} on one")
+        if kind != Stage.TRAIN:
+            continue
+        for name, algorithm in allowed_algorithms(config.trainer).items():
+            yield _training_line(shape, training_of(spec, algorithm), name, where, gpu_bytes if gpus else None)
+    answering = [str(kind) for kind in stages if kind != Stage.TRAIN]
+    if answering:
+        yield f"{_sharing(config)}: {', '.join(answering)}"
+
+
+def _training_line(shape: ModelShape, training: Training, name: str, where: str, gpu_bytes: float | None) -> str:
+    memory = training_memory(shape, training)
+    text = f"trainer {name}: {parts_text(memory)}; {gigabytes(memory.total)} at the peak of each process"
+    if gpu_bytes is None:
+        return text
+    longest = fit.longest_rows(shape, training, gpu_bytes)
+    if memory.total > gpu_bytes:
+        shorter = f"; trainer.max_length={longest} fits" if longest else ""
+        raise FitError(f"{where} has GPUs of {gigabytes(gpu_bytes)}, but {text}{shorter}")
+    return f"{text}, of {gigabytes(gpu_bytes)}; rows of {longest:,} tokens would fit"
+
+
+def _advice(spec: PolicyConfig) -> str:
+    return "; target_agent.policy.dtype=bfloat16 halves them" if spec.dtype == "float32" else ""
+
+
+def _sharing(config: Experiment) -> str:
+    """Say how the stages that ask the policy come by its weights."""
+    if not isinstance(config.compute, SlurmComputeConfig):
+        return "loaded once, by the process of the run, for" if config.compute.name == "inline" else "loaded by each of"
+    gpus = {
+        str(stage_resources(config, kind).gpus or 0)
+        for kind in Stage
+        if kind != Stage.TRAIN and loads_policy(config, kind)
+    }
+    return f"loaded by each job (GPUs: {', '.join(sorted(gpus))}) of"
+
+
+def _place(config: Experiment, kind: str) -> tuple[str, int, float | None, float | None]:
+    """Return where a stage runs, its GPUs, the bytes of one of them, and those of main memory; None: unknown."""
+    if isinstance(config.compute, SlurmComputeConfig):
+        resources, key = stage_resources(config, kind), f"compute.resources.{kind}"
+        if resources.run_in != "driver":
+            memory = resources.memory_gb * 2**30 if resources.memory_gb else None  # 0: all of a node
+            gpu_type, count = gpu_request(resources)
+            size = resources.gpu_gb or gpu_memory(gpu_type)
+            return key, count, size and size * GB, memory
+        if config.target_agent.policy.device != "cpu":
+            base = config.target_agent.policy.base
+            raise FitError(
+                f"{key}.run_in=driver would load {base} beside the loop; allowed: job, or a base that is served"
+            )
+    memory = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    sizes = [] if config.target_agent.policy.device == "cpu" else gpus_here()
+    return "this machine", len(sizes), min(sizes, default=None), memory
+
+
+def gpu_request(resources: StageResources) -> tuple[str, int]:
+    """Return the type, which may be empty, and the number of GPUs that a job asks for on each node."""
+    text = str(resources.gpus or 0)
+    name, _, count = text.rpartition(":")
+    return (name or text, 1) if not count.isdigit() else (name, int(count))
+
+
+def gpu_memory(name: str) -> float | None:
+    """Return the GB of a type of GPU; None for a name that does not tell."""
+    plain = name.lower()
+    if sizes := re.findall(r"(\d+) ?gb?\b", plain):
+        return float(sizes[-1])
+    words = re.split(r"[^a-z0-9]+", plain.replace("rtx_", "rtx").replace("rtx-", "rtx"))
+    return next((float(_GPU_GB[word]) for word in words if word in _GPU_GB), None)
+
+
+def gpus_here() -> list[float]:
+    """Return the bytes of each GPU of this machine that a process may use; empty without NVIDIA's tool."""
+    if not shutil.which("nvidia-smi"):
+        return []
+    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    sizes = [float(line) * 2**20 for line in answer.stdout.split() if line.isdigit()] if not answer.returncode else []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return sizes if visible is None else sizes[: len([name for name in visible.split(",") if name.strip()])]
+
+
+def _ranks(config: Experiment) -> tuple[int, int]:
+    """Return the processes of an update, and the shards of the base among them, at most."""
+    algorithms = allowed_algorithms(config.trainer).values()
+    ranks = max((algorithm.ranks for algorithm in algorithms), default=1)
+    return ranks, max((algorithm.shards for algorithm in algorithms), default=1)

@@ -1,0 +1,121 @@
+"""The learner of a base that no process holds whole: each has a shard of it, a copy of the adapter, and some rows.
+
+The processes gather one layer at a time. Nothing answers from such a base; a server does. The gradient of the adapter
+is summed once a step, as for processes with a copy of the base each.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sia_runner.config.training import LoraSettings, PolicyConfig
+from sia_runner.errors import TrainingError
+from sia_runner.policy.adapters import BASE_VERSION, ServeAdapter
+from sia_runner.policy.base_model import base_folder, weights_sha256
+from sia_runner.policy.expert_lora import replace_expert_forward
+from sia_runner.policy.forward import fused_head
+from sia_runner.policy.learner import InProcessLearner, join_processes
+from sia_runner.policy.lora import attached_adapter
+from sia_runner.policy.sharded_base import shard_and_load, weightless_model
+from sia_runner.wire.learning import Learner, RowNumbers, Sample, Sampler, SampleSettings, TrainingRow
+from sia_runner.wire.policy import PolicyError, WeightsSource
+
+
+@dataclass(slots=True)
+class ShardedModel:
+    """A ServedModel that answers nothing."""
+
+    model: Any
+    tokenizer: Any
+    base_id: str
+    base_sha256: str
+    lock: Any = field(default_factory=threading.RLock)
+    version: str = BASE_VERSION
+
+    @contextmanager
+    def training(self) -> Iterator[Any]:
+        """Yield the model in train mode."""
+        with self.lock:
+            self.model.train()
+            try:
+                yield self.model
+            finally:
+                self.model.eval()
+
+
+@contextmanager
+def sharded_learner(
+    spec: PolicyConfig,
+    base_sha256: str,
+    lora: LoraSettings,
+    start: Path | None,
+    seed: int,
+    *,
+    critic: bool,
+    work: Path,
+    serve: ServeAdapter,
+    temperature: float = 1.0,
+    max_length: int | None = None,
+) -> Iterator[Learner]:
+    """Yield a learner of a new adapter, or of a copy of `start`, on a base that is divided over all processes.
+
+    All processes that torchrun started call this together, and every method of the learner. `serve` publishes; the
+    first process calls it. Raises PolicyError, and TrainingError if `start` or `lora` is not for this base.
+    """
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if spec.device == "auto" else spec.device
+    join_processes(device)
+    folder = base_folder(spec.base)
+    policy = ShardedModel(weightless_model(folder, spec.dtype), None, spec.base, base_sha256)
+    with attached_adapter(policy, lora, start, seed) as model:
+        trained = [name for name, weight in model.named_parameters() if weight.requires_grad]
+        if others := [name for name in trained if "lora_" not in name]:
+            raise TrainingError(f"trainer.shards trains LoRA matrices only; this adapter also trains {others[0]}")
+        replace_expert_forward(model)
+        shard_and_load(model, folder, device)
+        with fused_head(model.get_base_model(), temperature):
+            settings = {"critic": critic, "work": work, "max_length": max_length, "serve": serve, "sharded": True}
+            learner = InProcessLearner(policy, seed, **settings)
+            try:
+                yield learner
+            finally:
+                learner.close()
+
+
+class ShardPolicy:
+    """A TrainablePolicy for the processes that only train: the first one has the policy that answers."""
+
+    def __init__(self, spec: PolicyConfig) -> None:
+        """Read the base's hash. Raises PolicyError."""
+        self.spec, self.base_id, self.base_sha256 = spec, spec.base, weights_sha256(base_folder(spec.base))
+        self.sampler: Sampler = _OtherProcessSampler()
+
+    def learner(
+        self, lora: LoraSettings, start: Path | None, seed: int, **settings: Any
+    ) -> AbstractContextManager[Learner]:
+        """Return this process's part of the learner."""
+        return sharded_learner(self.spec, self.base_sha256, lora, start, seed, serve=_not_here, **settings)
+
+    def use(self, adapter: Path | None) -> str:
+        """Do nothing: this process answers no requests."""
+        return BASE_VERSION
+
+
+class _OtherProcessSampler:
+    """Stands for the sampler that the first process asks."""
+
+    def sample(
+        self, prompt_ids: Sequence[int], count: int, settings: SampleSettings, weights: WeightsSource
+    ) -> list[Sample]:
+        raise PolicyError("only the first process of an update samples")
+
+    def score(self, rows: Sequence[TrainingRow], weights: WeightsSource) -> RowNumbers:
+        raise PolicyError("only the first process of an update asks the server")
+
+
+def _not_here(write: Callable[[Path], None]) -> str:
+    raise PolicyError("only the first process of an update publishes")
