@@ -21,7 +21,7 @@ def gold_rollouts() -> Iterator[None]:
 
 
 class _Gold:
-    """A stand-in for Rolling (see training.protocol.Roll) that gives each question once, with the right answer."""
+    """Like `HarnessRollouts`, but gives each question once, with the right answer."""
 
     def __init__(self, context: Any, *rest: Any, **keywords: Any) -> None:
         self._roll = HarnessRollouts(context, *rest, **keywords)

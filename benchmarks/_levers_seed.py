@@ -1,4 +1,4 @@
-"""Runs the arms of one seed in one process, so that torch and trl are imported once. Started by lawbench_levers.py."""
+"""Runs the arms of one seed in one process, so that torch and trl are imported once. Started by levers.py."""
 
 import json
 import resource
@@ -6,7 +6,7 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-from _levers_arms import CONTROL, HARNESS, overrides
+from _levers_arms import CONTROLS, HARNESS, Experiment, overrides
 from _levers_gold import gold_rollouts
 
 from sia_runner.config.composition import compose_overrides
@@ -15,12 +15,12 @@ from sia_runner.experiment.runner import resume_run, start_run
 from sia_runner.store.run_directory import RunDir, read_json, write_json
 
 
-def main(seed: int, folder: Path, arms: list[str]) -> int:
+def main(experiment: Experiment, seed: int, folder: Path, arms: list[str]) -> int:
     """RUN directories `folder`/<arm>; finished ones are left alone, cut ones resumed."""
     for arm in arms:
         run = RunDir(folder / arm)
         if not done(run.path):
-            code = _carry_out(arm, seed, run)
+            code = _carry_out(experiment, arm, seed, run)
             if code:
                 print(f"arm {arm}, seed {seed}: exit code {code}", file=sys.stderr)
                 return code
@@ -32,13 +32,13 @@ def done(folder: Path) -> bool:
     return (folder / "cost.json").is_file() and summary.is_file() and read_json(summary)["status"] == "completed"
 
 
-def _carry_out(arm: str, seed: int, run: RunDir) -> int:
-    arguments = overrides(arm, seed, run.path.parent / HARNESS)
+def _carry_out(experiment: Experiment, arm: str, seed: int, run: RunDir) -> int:
+    arguments = overrides(experiment, arm, seed, run.path.parent / HARNESS)
     plain = compose_overrides(arguments)
     if plain is None:
         return 2
     config, before = check_experiment(plain), _cpu()
-    with gold_rollouts() if arm == CONTROL else nullcontext():
+    with gold_rollouts() if arm in CONTROLS else nullcontext():
         code = resume_run(run.path, []) if run.config.is_file() else start_run(config, run.path, arguments)
     if code == 0:
         write_json(run.path / "cost.json", {"cpu_seconds": round(_cpu() - before, 1)})
@@ -53,4 +53,6 @@ def _cpu() -> float:
 
 if __name__ == "__main__":
     options = json.loads(sys.argv[1])
-    sys.exit(main(options["seed"], Path(options["folder"]), options["arms"]))
+    shared = options["experiment"]
+    experiment = Experiment(**{**shared, "settings": tuple(shared["settings"])})
+    sys.exit(main(experiment, options["seed"], Path(options["folder"]), options["arms"]))

@@ -1,4 +1,4 @@
-"""Reads the figures of lawbench_levers.py from its run directories and makes their table."""
+"""Reads the figures of levers.py from its run directories and makes their table."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import NormalDist, fmean, stdev
 from typing import Any
 
-from _levers_arms import ARMS, CONTROL, HARNESS
+from _levers_arms import ALGORITHMS, ARMS, CONTROLS, HARNESS
 
 from sia_runner.records import Outcome, OutcomeKind
 from sia_runner.selection.scoring import paired_difference
@@ -67,7 +67,9 @@ def read(folder: Path, seeds: Sequence[int]) -> dict[str, dict[int, Tested]]:
 def _tested(run: RunDir) -> Tested:
     summary = read_json(run.path / "summary.json")
     updates = [
-        generation["status"] == "accepted" for generation in summary["generations"] if generation["lever"] != "harness"
+        generation["status"] == "accepted"
+        for generation in summary["generations"]
+        if generation["lever"] in ("weights", "both")
     ]
     cost = read_json(run.path / "cost.json")["cpu_seconds"]
     return Tested(_right(run, summary["best"]["generation"]), updates[-1] if updates else None, cost)
@@ -107,7 +109,7 @@ def _row(arm: str, by_seed: Mapping[int, Tested], base: Mapping[int, Tested]) ->
 
 def _outcomes(right: Right, seed: int) -> list[Outcome]:
     return [
-        Outcome(f"{seed} {unit}", OutcomeKind.CORRECT if value else OutcomeKind.WRONG, value)
+        Outcome(f"{seed} {unit}", OutcomeKind.PARTIAL if value else OutcomeKind.WRONG, value)
         for unit, value in right.items()
     ]
 
@@ -137,10 +139,10 @@ HEADER = (
 
 
 def cells(row: Row) -> tuple[str, ...]:
-    name = f"{row.arm} (gold labels)" if row.arm == CONTROL else row.arm
+    name = f"{row.arm} (gold labels)" if row.arm in CONTROLS else row.arm
     gain = "" if row.gain is None else f"{row.gain:+.1f} ({row.gain_ci95[0]:+.1f} to {row.gain_ci95[1]:+.1f})"
     return (
-        name if row.arm in (INITIAL, HARNESS, CONTROL) else f"SIA-W+H {name}",
+        f"SIA-W+H {name}" if row.arm in ALGORITHMS else name,
         f"{row.mean:.3f} ({row.ci95[0]:.3f}–{row.ci95[1]:.3f})",
         " ".join(f"{value:.3f}" for value in row.test),
         gain,

@@ -1,6 +1,7 @@
 """Our online driver as a worker: GRPO on recorded rollouts, PPO on its own."""
 
 import json
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,14 +18,14 @@ from sia_runner.training.protocol import TrainingJob
 from tests.training.toy import ToyPolicy
 
 
-def policy(folder: str) -> ToyPolicy:
+def policy(folder: str, dtype: str = "float32") -> ToyPolicy:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(f"{folder}/model")
+    model = AutoModelForCausalLM.from_pretrained(f"{folder}/model", dtype=getattr(torch, dtype))
     return ToyPolicy(model.eval(), AutoTokenizer.from_pretrained(f"{folder}/model"))
 
 
-def grpo(folder: str, shape: str, steps: int, rank: int, rate: float) -> dict[str, Any]:
+def grpo(folder: str, shape: str, steps: int, rank: int, rate: float, dtype: str = "float32") -> dict[str, Any]:
     """Steps on recorded rollouts."""
     recorded = json.loads(Path(folder, "rollouts.json").read_text())[shape][:steps]
 
@@ -38,7 +39,7 @@ def grpo(folder: str, shape: str, steps: int, rank: int, rate: float) -> dict[st
     group = recorded[0][0]
     settings = _settings("grpo", steps, len(recorded[0]), len(group), rank, rate, len(group[0][0]) + len(group[0][1]))
     tokens = sum(len(row[1]) for group in recorded[0] for row in group)
-    return _train(policy(folder), settings, roll, [f"q{n}" for n in range(99)], 0, Laps()).report(tokens)
+    return _train(policy(folder, dtype), settings, roll, [f"q{n}" for n in range(99)], 0, Laps()).report(tokens)
 
 
 def ppo(folder: str, batches: int, rows: int, rank: int, rate: float, epochs: int, seed: int) -> dict[str, Any]:
@@ -130,5 +131,5 @@ def _settings(
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     serve({"grpo": grpo, "ppo": ppo})

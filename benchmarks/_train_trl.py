@@ -1,6 +1,7 @@
 """TRL's own GRPOTrainer as a worker, as its users run it with rollouts of their own."""
 
 import json
+import os
 import tempfile
 from itertools import chain
 from pathlib import Path
@@ -26,7 +27,7 @@ class Steps(TrainerCallback):
         self._laps.stepped()
 
 
-def grpo(folder: str, shape: str, steps: int, rank: int, rate: float) -> dict[str, Any]:
+def grpo(folder: str, shape: str, steps: int, rank: int, rate: float, dtype: str = "float32") -> dict[str, Any]:
     """Steps on recorded rollouts."""
     recorded = json.loads(Path(folder, "rollouts.json").read_text())[shape][:steps]
     rollouts = iter(recorded)
@@ -55,7 +56,7 @@ def grpo(folder: str, shape: str, steps: int, rank: int, rate: float) -> dict[st
             disable_tqdm=True,
         )
         trainer = GRPOTrainer(
-            model=AutoModelForCausalLM.from_pretrained(f"{folder}/model"),
+            model=AutoModelForCausalLM.from_pretrained(f"{folder}/model", dtype=getattr(torch, dtype)),
             reward_funcs=lambda earned, **_: earned,
             args=args,
             train_dataset=Dataset.from_dict({"prompt": ["ask"] * groups * steps}),
@@ -69,5 +70,5 @@ def grpo(folder: str, shape: str, steps: int, rank: int, rate: float) -> dict[st
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     serve({"grpo": grpo})

@@ -155,8 +155,14 @@ def _table(figures: Figures, peer: str) -> str:
 
 
 def _environment() -> dict[str, str]:
-    """One thread, and our repository for those who import it."""
-    return {**environment(), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent), "TRL_EXPERIMENTAL_SILENCE": "1"}
+    """One thread unless the caller says otherwise, and our repository for those who import it."""
+    threads = os.environ.get("OMP_NUM_THREADS", "1")
+    return {
+        **environment(),
+        "OMP_NUM_THREADS": threads,
+        "PYTHONPATH": str(HERE.parent),
+        "TRL_EXPERIMENTAL_SILENCE": "1",
+    }
 
 
 def _call(command: list[str]) -> None:

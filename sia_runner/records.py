@@ -221,10 +221,11 @@ class SampledCall:
     adapter: str  # the version of the weights, "base" without an adapter
     text: str = ""  # which the client gets: it ends before a stop string and contains no special token
     tool_calls: tuple[Mapping[str, str], ...] = ()  # id, name, arguments (JSON), of tools that the request offered
+    billed: int | None = None  # tokens that a service generated, where it goes on after a stop string; None: no more
 
     def to_json(self) -> dict[str, Any]:
-        """Return the record as JSON data, without text and tool calls: a file keeps those as the response."""
-        return {name: getattr(self, name) for name in self.__slots__ if name not in ("text", "tool_calls")}
+        """Return the record as JSON data, without what was billed, text and tool calls: a file keeps the response."""
+        return {name: getattr(self, name) for name in self.__slots__ if name not in ("text", "tool_calls", "billed")}
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,9 @@ class TrainingResult(StageResult):
     stopped: str  # why it stopped early; empty otherwise
     tokens: int
     seconds: float
+    # The sampler's drift from the learner; None where it was not measured, empty if it never was.
+    drift_kl: tuple[float | None, ...] = ()
+    drift_share: tuple[float | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

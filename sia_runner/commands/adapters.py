@@ -3,6 +3,7 @@
 import json
 import shutil
 from argparse import Namespace
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ from sia_runner.policy import lora
 from sia_runner.store.journal import JournalReader, find_incumbent, finished_generations
 from sia_runner.store.run_directory import RunDir, RunDirectoryError, tree_sha256, write_json
 from sia_runner.system import cache_dir
-from sia_runner.wire.adapter_files import AdapterOrigin, adapter_sha256, read_adapter_origin
+from sia_runner.wire.adapter_files import adapter_sha256, read_adapter_origin, why_not_this_base
 
 _COLUMNS = ("gen", "status", "algorithm", "steps", "reward", "KL", "base", "base sha256", "adapter sha256")
 
@@ -29,26 +30,25 @@ def main(options: Namespace) -> int:
     return 0
 
 
-def _load_base(origin: AdapterOrigin, name: str | None) -> Any:
-    """Load the base of an adapter, or `name` in its place: a Policy as far as merging needs one."""
+def _load_base(path: Path, name: str | None, *, trust_base: bool) -> Any:
+    """Load the base of an adapter, or `name` in its place: a LoadedModel."""
     from transformers import AutoConfig
 
     from sia_runner.policy.base_model import base_folder, load_base, weights_sha256
     from sia_runner.policy.engine import TINY_BASE
 
+    origin = read_adapter_origin(path)
     tiny = name is None and origin.base_id == TINY_BASE
     folder = _cached_tiny(origin.base_sha256) if tiny else base_folder(name or origin.base_id)
     sha256 = weights_sha256(folder)
-    if sha256 != origin.base_sha256:
-        raise TrainingError(
-            f"the adapter is for {origin.base_id} (sha256 {origin.base_sha256[:12]}), "
-            f"not for {name or folder} (sha256 {sha256[:12]})"
-        )
+    base_id = name or origin.base_id
+    if reason := why_not_this_base(asdict(origin), str(name or folder), sha256, trust_base=trust_base):
+        raise TrainingError(f"the adapter {reason}")
     # another dtype than that of the saved weights could double a large model
     saved = getattr(AutoConfig.from_pretrained(folder), "dtype", None) or "float32"
     loaded = load_base(str(folder), "cpu", str(saved).removeprefix("torch."))
-    base_id = name or origin.base_id
-    return SimpleNamespace(model=loaded.model, tokenizer=loaded.tokenizer, base_id=base_id, base_sha256=sha256)
+    names = {"base_id": base_id, "base_sha256": sha256, "trust_base": trust_base}
+    return SimpleNamespace(model=loaded.model, tokenizer=loaded.tokenizer, **names)
 
 
 def _cached_tiny(sha256: str) -> Path:
@@ -92,16 +92,37 @@ def _show(options: Namespace) -> None:
 
 def _check(options: Namespace) -> None:
     path = _adapter_folder(options.adapter)
-    base = _load_base(read_adapter_origin(path), options.base)
-    lora.load_adapter(base.model, path, base.base_sha256, lora.TRAINED_ADAPTER)
+    base = _load_base(path, options.base, trust_base=options.trust_base)
+    model = lora.load_adapter(base.model, path, base.base_sha256, lora.TRAINED_ADAPTER, trust_base=base.trust_base)
     print(f"{path} loads onto {base.base_id} (sha256 {base.base_sha256[:12]})")
+    if proof := (read_adapter_origin(path).service or {}).get("proof"):
+        applied = _gap_to_service(model, proof)
+        with model.disable_adapter():
+            without = _gap_to_service(model, proof)
+        print(
+            f"the service's logprobs of its proof: at most {applied:.2g} nats away, without the adapter {without:.2g}"
+        )
+
+
+def _gap_to_service(model: Any, proof: Sequence[Mapping[str, Any]]) -> float:
+    """Return the greatest difference to the logprobs that a service recorded with its adapter, in nats."""
+    import torch
+
+    gaps: list[float] = []
+    for row in proof:
+        ids = torch.tensor([[*row["prompt"], *row["completion"]]])
+        with torch.no_grad():
+            logprob_tv = torch.log_softmax(model(input_ids=ids).logits[0, :-1].float(), -1)
+        logprob_t = logprob_tv.gather(1, ids[0, 1:, None])[-len(row["completion"]) :, 0]
+        gaps.append(float((logprob_t - torch.tensor(row["logprobs"])).abs().max()))
+    return max(gaps)
 
 
 def _merge(options: Namespace) -> None:
     path = _adapter_folder(options.adapter)
     origin = read_adapter_origin(path)
     with new_folder(options.out) as folder:
-        lora.export_merged_model(_load_base(origin, options.base), path, folder)
+        lora.export_merged_model(_load_base(path, options.base, trust_base=options.trust_base), path, folder)
     print(f"{origin.base_id} with {path} merged into {options.out}")
 
 

@@ -284,7 +284,8 @@ def adapters(parser: CommandParser) -> None:
     """List, show, check, merge and export trained adapters.
 
     ADAPTER is a folder, as gen_2/adapter. Without --base it is loaded onto the base that it names; any other base than
-    its own is refused. `adapters RUN_DIR` is `adapters list RUN_DIR`.
+    its own is refused. A service tells no hash of its weights: with --trust-base you vouch that BASE is what it trained
+    the adapter on. `adapters RUN_DIR` is `adapters list RUN_DIR`.
     """
     commands = parser.add_subparsers(dest="command", required=True)
     for name, (text, words) in _ADAPTER_COMMANDS.items():
@@ -292,6 +293,8 @@ def adapters(parser: CommandParser) -> None:
         for word in words:
             if word == "BASE":
                 command.add_argument("--base", metavar=word, help="a folder or a hub id")
+                vouch = "take an adapter that a service trained; the base is the one that it had"
+                command.add_argument("--trust-base", action="store_true", help=vouch)
             else:
                 folder = Path if word == "OUT" else _folder
                 command.add_argument(word.removesuffix("_DIR").lower(), type=folder, metavar=word)
@@ -317,6 +320,18 @@ def approve(parser: CommandParser) -> None:
     _add_run(parser)
     parser.add_argument("--reject", type=_reason, metavar='"WHY"', help="reject the plan")
     parser.epilog = "Exit codes: those of a run."
+
+
+def direct(parser: CommandParser) -> None:
+    """Leave a note for the next proposal of a run.
+
+    The run may go on in another process or stand still: the note waits in RUN_DIR/directions until the run is about to
+    propose, is journaled then, and every later proposal is told it too. It is one line of at most 1,000 characters.
+    A run with a note is no fair arm of a comparison; report, compare, tables and W&B say so. Refused: proposers that
+    read no notes (recipes, replay).
+    """
+    _add_run(parser)
+    parser.add_argument("note", type=_reason, metavar='"NOTE"', help='as in "look at the date formats"')
 
 
 def prepare(parser: CommandParser) -> None:
@@ -368,7 +383,7 @@ COMMANDS: dict[str, Callable[[CommandParser], None]] = {
     declare.__name__: declare
     for declare in (
         *(run, resume, sweep, report, compare, web, verify, export, doctor, estimate, tasks, adapters, approve),
-        *(prepare, prefetch, sync, convert),
+        *(direct, prepare, prefetch, sync, convert),
     )
 }
 

@@ -9,6 +9,7 @@ from rich.table import Table
 from sia_runner.experiment.summary import format_score
 from sia_runner.records import Json
 from sia_runner.results.compare import compare_runs, read_finished_runs, runs_in_folders
+from sia_runner.store.directions import directed_words
 from sia_runner.sweep.table import fold, print_tables, right
 
 
@@ -21,7 +22,8 @@ def _tables(comparison: Json) -> list[Table]:
         usage, algorithms = row["usage"], ", ".join(dict.fromkeys(row["algorithms"])) or "–"
         usd = "not known" if usage["usd"] is None else f"{usage['usd']:.2f}"
         scores = (escape(format_score(row[split])) for split in ("val", "test"))
-        cells = (escape(row["run"]), row["mode"], algorithms, str(row["seed"]), f"gen {row['best']}", *scores)
+        name = escape(" · ".join(filter(None, [row["run"], directed_words(row["directed"])])))
+        cells = (name, row["mode"], algorithms, str(row["seed"]), f"gen {row['best']}", *scores)
         runs.add_row(*cells, f"{usage['calls']:,}", usd, f"{row['seconds']:.0f}")
     columns = [*fold("run", "against"), *right("difference", "lost", "won", "McNemar p")]
     pairs = Table(*columns, title="test, question by question", title_justify="left")

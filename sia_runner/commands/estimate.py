@@ -21,7 +21,7 @@ from sia_runner.gateway.prices import price_of
 from sia_runner.policy.fit import GB, SEQUENCES, GpuPlan, Memory, ModelShape, Training, model_shape, plan_gpus
 from sia_runner.store.run_directory import RunDir
 from sia_runner.sweep.table import right
-from sia_runner.tasks.protocol import FoldPurpose
+from sia_runner.system import cache_dir
 from sia_runner.wire.policy import PolicyError
 
 
@@ -35,7 +35,8 @@ def main(options: Namespace) -> int:
         elif config:
             memory = _memory_lines(config)
             sizes = measure_task(config)
-            sizes = replace(sizes, policy_speed=costs.policy_speed(RunDir(options.like))) if options.like else sizes
+            speed = costs.policy_speed(RunDir(options.like)) if options.like else _measured_speed(config)
+            sizes = replace(sizes, policy_speed=speed)
             cases = {name: costs.forecast_run(config, sizes, name) for name in ASSUMPTIONS}
             if options.json:
                 _print_json(config, sizes, cases)
@@ -49,21 +50,31 @@ def measure_task(config: Experiment) -> TaskSizes:
     """Return the question counts of the task, and the size of a question in one view. Raises TaskError."""
     task = Components(config).task
     task.prepare(lambda text: print(text, file=sys.stderr))
-    purposes: tuple[FoldPurpose, ...] = ("gate", "trial", "test") if task.has_test else ()  # else scored as a whole
-    counts = {name: sum(len(fold.questions) for fold in task.rounds(name)) for name in purposes}
     select = task.rounds("select")
     with tempfile.TemporaryDirectory() as folder:
         view = task.lay_out(select[0], Path(folder) / "view", "estimate").path
         files = list(view.glob("questions.*")) or [path for path in view.rglob("*") if path.is_file()]
         size = sum(path.stat().st_size for path in files) // max(1, len(select[0].questions))
-    questions = sum(len(fold.questions) for fold in select)
-    return TaskSizes(counts.get("gate", 0), counts.get("trial", 0), questions, len(select), counts.get("test", 0), size)
+    return costs.task_sizes(task, size)
+
+
+def _measured_speed(config: Experiment) -> float | None:
+    """Measure the speed of a policy that is on this machine and small; None for others."""
+    from sia_runner.policy.wheel_base import WHEEL_BASES, cached_base
+
+    spec = config.target_agent.policy
+    in_process = config.has_policy and spec.backend == "peft" and spec.base in WHEEL_BASES
+    if not in_process or not cached_base(spec.base, cache_dir()).is_dir():
+        return None
+    from sia_runner.policy.engine import PolicyEngine, sampling_speed
+
+    return sampling_speed(PolicyEngine(spec, cache_dir(), list))
 
 
 def _memory_lines(config: Experiment) -> list[str]:
     """Return what the policy's memory is, where a stage loads it. Raises FitError where it cannot fit."""
     try:
-        return [f"memory: {line}" for line in fit_lines(config)]
+        return [f"memory: {line}" for line in fit_lines(config, fetch=False)]
     except PolicyError as unknown:
         return [f"memory: not known: {unknown}"]
 
@@ -83,7 +94,7 @@ _FIT_ASSUMPTIONS = (
 def _gpu_plans(config: Experiment) -> tuple[ModelShape, Training, dict[tuple[int, int], GpuPlan | None]]:
     """Return plans by the memory and the number of GPUs. Raises PolicyError where the base's sizes are not known."""
     spec, algorithms = config.target_agent.policy, list(allowed_algorithms(config.trainer).values())
-    shape, training = model_shape(spec.base), training_of(spec, algorithms[0] if algorithms else None)
+    shape, training = model_shape(spec.base, fetch=False), training_of(spec, algorithms[0] if algorithms else None)
     cases = [(size, count) for size in _GPU_SIZES for count in _GPU_COUNTS]
     return shape, training, {case: plan_gpus(shape, training, case[1], case[0] * GB) for case in cases}
 
@@ -105,8 +116,8 @@ def _print_plans(config: Experiment) -> None:
             table.add_row(f"{count} x {size}", "no")
             continue
         serve = f"{plan.servers} x {plan.each}" if plan.servers else "same"
-        held = [f"{value / GB:.1f}" for value in (*asdict(plan.memory).values(), plan.memory.total)]
-        table.add_row(f"{count} x {size}", str(plan.train), serve, *held, f"{plan.longest:,}")
+        parts = [f"{value / GB:.1f}" for value in (*asdict(plan.memory).values(), plan.memory.total)]
+        table.add_row(f"{count} x {size}", str(plan.train), serve, *parts, f"{plan.longest:,}")
     console = Console(highlight=False, width=140)
     console.print(table)
     for line in _FIT_ASSUMPTIONS:
@@ -120,7 +131,7 @@ def _print_plans_json(config: Experiment) -> None:
         for (size, count), plan in plans.items()
     ]
     adapter = {"rank": training.lora.rank, "parameters": shape.adapter_parameters(training.lora)}
-    base = {"name": config.target_agent.policy.base, "parameters": shape.parameters, "stored": shape.stored}
+    base = {"name": config.target_agent.policy.base, "parameters": shape.parameters, "file_bytes": shape.file_bytes}
     report = {"base": base, "adapter": adapter, "dtype": training.dtype, "max_length": training.max_length}
     print(json.dumps(report | {"plans": rows, "assumptions": _FIT_ASSUMPTIONS}, indent=1))
 

@@ -75,6 +75,11 @@ def _fetch_policy(components: Components) -> tuple[str, str]:
 
 def _downloaded(base: str) -> set[str]:
     """Return the files of a hub id that are already here. A folder of the user's own has all of them."""
+    from sia_runner.policy.wheel_base import WHEEL_BASES, cached_base
+
+    if base in WHEEL_BASES:
+        folder = cached_base(base, cache_dir())
+        return _file_names(folder) if folder.is_dir() else set()
     if Path(base).expanduser().is_dir():
         return _file_names(Path(base).expanduser())
     from huggingface_hub import snapshot_download

@@ -18,6 +18,7 @@ from sia_runner.experiment.execution import (
 )
 from sia_runner.experiment.harness_files import FaultyHarness, write_harness
 from sia_runner.proposers.files import read_harness_files
+from sia_runner.proposers.recipe_space import load_space
 from sia_runner.records import INFRASTRUCTURE_KINDS, Outcome, OutcomeKind, count_kinds
 from sia_runner.selection.scoring import ANSWERED
 from sia_runner.store.run_directory import HarnessRunDir, RunDir, read_json
@@ -57,6 +58,8 @@ def review_task(plain: dict[str, Any], spec: TaskConfig, folder: Path) -> TaskRe
         begin_review(context, folder)
         try:
             sample = run_reference(context, folder, harness_report)
+            if not spec.gold_answers:
+                run_without_model(context, folder, harness_report)
             spy(context, folder, [task._source / name for name in sorted(task.data_hashes())], harness_report)
         except (ProviderDown, SandboxFailed) as error:
             raise TaskError(f"the reference harness could not be run: {error}") from error
@@ -112,6 +115,22 @@ def run_reference(context: RunContext, folder: Path, report: TaskReview) -> Refe
             fix = "begin with a naive harness, or ask harder questions"
             report.add([TaskFinding("nothing-to-improve", what, _REFERENCE, fix)])
     return ReferenceSubmission(site.submission, read_json(site.keys))
+
+
+def run_without_model(context: RunContext, folder: Path, report: TaskReview) -> None:
+    """Note what the task's programs without a model score, which no gold answers tell."""
+    task = context.task
+    space = load_space(task.folder / "recipes")
+    for variant in space.defaults() if space else ():
+        site = HarnessRunDir(folder / f"recipe_{variant.recipe}")
+        harness = folder / f"harness_{variant.recipe}"
+        write_harness({task.entry: space.program(variant)}, harness, task.entry)
+        grant = Grant("target", 0, "review", "select", site.trajectories, calls=0)
+        seconds = context.config.task.limits.run
+        execution = execute(context, grant, task.rounds("select")[0], site, harness, "review", seconds)
+        score, fault = score_outcomes(task, verify_submission(context, site, execution.unanswered))
+        result = f"{score.value:.3f}" if score else f"nothing ({fault or execution.failure})"
+        report.notes.append(f"without a model: recipe {variant.recipe} scores {result} on dev and val")
 
 
 def _answered(outcomes: Sequence[Outcome]) -> bool:

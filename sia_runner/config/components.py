@@ -170,12 +170,12 @@ class ResourcesByStage(ConfigSection):
         """Return the resources of stages of this kind; keys that are null come from `policy`, then from `default`."""
         own: StageResources = getattr(self, kind)
         layers = (self.policy, own) if loads_policy else (own,)
-        merged = self.default.model_dump()
+        keys = self.default.model_dump()
         for layer in layers:
-            merged |= layer.model_dump(exclude_none=True)
-        if kind == "propose" and merged["run_in"] is None:  # the loop waits for it: a job only for what it loads
-            merged["run_in"] = "job" if loads_policy else "driver"
-        return StageResources.model_validate(merged)
+            keys |= layer.model_dump(exclude_none=True)
+        if kind == "propose" and keys["run_in"] is None:  # the loop waits for it: a job only for what it loads
+            keys["run_in"] = "job" if loads_policy else "driver"
+        return StageResources.model_validate(keys)
 
 
 class InlineComputeConfig(ComponentConfig):

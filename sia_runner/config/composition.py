@@ -41,7 +41,7 @@ def _resolve_preset(key: str, *, _root_: Any) -> Any:
     backend = OmegaConf.select(_root_, "target_agent.policy.backend", default="peft")
     if backend == "tinker" and key in presets["tinker"]:
         return presets["tinker"][key]
-    return presets["tiny" if base == "tiny" else "pretrained"][key]
+    return presets[base if base in ("tiny", "smollm2") else "pretrained"][key]
 
 
 def _refuse_by_base(*_: Any) -> None:
@@ -148,7 +148,7 @@ def _explain_with_choices(error: Exception, args: Sequence[str]) -> str:
 _PATH_KEYS = (
     *("task.dir", "task.prepared", "task.reference", "meta_agent.dir"),
     *("provider.key_file", "meta_agent.provider.key_file", "target_agent.provider.key_file"),
-    "target_agent.policy.tinker.key_file",
+    *("target_agent.policy.tinker.key_file", "control.like"),
 )
 _RUN_FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
 

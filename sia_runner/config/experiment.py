@@ -106,6 +106,8 @@ def _job_refusals(e: "Experiment", ranks: int, key: str) -> Iterator[str]:
 def _tinker_refusals(e: "Experiment") -> Iterator[str]:
     """Refuse by name what the Tinker protocol cannot say, before anything is paid for."""
     spec, key, tinker = e.target_agent.policy, "target_agent.policy", "target_agent.policy.backend=tinker"
+    if spec.trust_base:
+        yield f"{key}.trust_base=true is for a base here; {tinker} takes its own adapters only; allowed with it: false"
     if spec.base == "tiny":
         yield f"{key}.base=tiny is built by the runner, so no service has it; allowed with {tinker}: one of its bases"
     if spec.base_url is not None and not spec.base_url.startswith(("http://", "https://")):
@@ -142,6 +144,9 @@ def _model_refusals(e: "Experiment") -> Iterator[str]:
     if e.task.needs_model and not e.calls_model:
         offline = f"{provider} with target_agent={agent.name} serves none; give provider=… (see --help)"
         yield f"task={e.task.name} cannot be answered without a model, but {offline}"
+    if e.has_policy and e.target_agent.policy.base == "tiny" and not getattr(e.task, "gold_answers", True):
+        warmed = f"target_agent.policy.base=tiny is warmed on gold answers, and task={e.task.name} has none"
+        yield f"{warmed}; allowed with it: policy=smollm2, or another base (a folder or hub id)"
     for name, part in (("meta_agent", e.meta_agent), ("sandbox", e.sandbox), ("compute", e.compute)):
         if part.target in MOVED_CLASSES:
             yield f"{name}._target_={part.target}: moved; use {MOVED_CLASSES[part.target]}"
@@ -166,6 +171,24 @@ def _search_refusals(e: "Experiment") -> Iterator[str]:
         yield f"{parallel} goes on before verdicts are known, but {update}; allowed with it: trainer=none"
     if e.approve != "none":
         yield f"{parallel} does not wait, but approve={e.approve} waits for a person; allowed: approve=none"
+
+
+def _control_refusals(e: "Experiment") -> Iterator[str]:
+    control, mode = e.control, getattr(e.trainer, "mode", "")
+    expected = "SIA-H" if control is None else f"control-{control.arm}"
+    if e.trainer.kind == "none" and mode != expected:
+        yield f"trainer.mode={mode} does not fit the key control, which +experiment=control sets; allowed: {expected}"
+    if control is None:
+        return
+    if e.trainer.kind != "none":
+        yield f"control.arm={control.arm} trains nothing, but trainer={e.trainer.name}; allowed with it: trainer=none"
+    if control.like is None and control.usd is control.tokens is control.seconds is None:
+        yield "control has no budget; give control.like=RUN_DIR, or control.usd, control.tokens, control.seconds"
+    for key in ("proposals_per_generation", "parallel_candidates"):
+        if (value := getattr(e.search, key)) > 1:
+            yield f"search.{key}={value} with control.arm={control.arm}; allowed with it: 1"
+    if not hasattr(e.task, "splits"):
+        yield f"control.arm={control.arm} is compared on test, but task={e.task.name} has none; use a native task"
 
 
 class RecipesConfig(NamedConfig):
@@ -300,6 +323,20 @@ class EvidenceConfig(ConfigSection):
     max_kib: PositiveInt = 512  # KiB of failures and trajectories together
 
 
+class ControlConfig(ConfigSection):
+    """A control arm: what the budget of a finished run buys without improvement. See docs/control.md."""
+
+    # votes: the first harness, run as often as the budget allows, and the most frequent answer
+    # random: proposals without feedback, selected by the same rule
+    arm: Literal["votes", "random"]
+    like: str | None = None  # the run whose spending is the budget, or a folder with one of the same task and seeds
+    usd: PositiveFloat | None = None  # US dollars; null: what `like` spent, no limit if nothing or not known
+    tokens: PositiveInt | None = None
+    seconds: PositiveFloat | None = None  # of all steps
+    most_samples: Annotated[int, Field(ge=2, le=10_000)] = 64  # votes: samples at most
+    source: str = ""  # written by the run: the name of the run that `like` named, with the head of its journal
+
+
 class Experiment(ConfigSection):
     """One composed and checked experiment."""
 
@@ -310,6 +347,7 @@ class Experiment(ConfigSection):
     trainer: TrainerConfig
     lever: LeverRule = Field(default_factory=LeverRule)
     notes: list[str] = Field(default_factory=list)  # lines that a reader must know, printed by run, doctor and estimate
+    control: ControlConfig | None = None  # null: no control arm
     web: bool = False  # the live dashboard beside the run
     # stop before a generation with that lever, with the plan on disk; `python -m sia_runner approve RUN` continues
     approve: Literal["none", "weights", "all"] = "none"
@@ -358,7 +396,9 @@ class Experiment(ConfigSection):
 
     @model_validator(mode="after")
     def _combinations(self) -> "Experiment":
-        if refusal := next(chain(_training_refusals(self), _model_refusals(self), _search_refusals(self)), ""):
+        if refusal := next(
+            chain(_training_refusals(self), _model_refusals(self), _search_refusals(self), _control_refusals(self)), ""
+        ):
             raise ValueError(refusal)
         return self
 

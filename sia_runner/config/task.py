@@ -250,6 +250,9 @@ class TableTaskConfig(NamedConfig):
     gate: GateSize = Field(default_factory=GateSize)
     limits: TaskLimits = Field(default_factory=TaskLimits)
     needs_model: bool = False  # no harness can answer without a model: refused without a provider
+    # false: a program judges without gold answers, and the column of the answer holds what it judges by; needs
+    # metric.verifier=python, and base=tiny cannot be warmed on it
+    gold_answers: bool = True
     requires: list[str] = Field(default_factory=list)  # modules that verifying imports
     published: PublishedResults | None = None
     # examples for the warm-up of a tiny policy; null: the question's columns, one a line, and the answer
@@ -281,6 +284,8 @@ class TableTaskConfig(NamedConfig):
             raise ValueError(f"metric.verifier={verifier} {what}: metric.higher_is_better must be {allowed}")
         if not self.metric.is_code and self.runs_submission:
             raise ValueError("runs_submission: true takes metric.verifier=python")
+        if not self.metric.is_code and not self.gold_answers:
+            raise ValueError("gold_answers: false takes metric.verifier=python: nothing else judges without them")
         if self.needs_gpu and not self.runs_submission:
             raise ValueError("needs_gpu: true is for a task with runs_submission: true")
         if not self.metric.is_code and not self.submission.endswith(".csv"):

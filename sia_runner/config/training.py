@@ -65,7 +65,7 @@ class VllmSettings(ConfigSection):
 class PolicyConfig(ConfigSection):
     """The model that harnesses call and that can be trained."""
 
-    base: Annotated[str, Field(min_length=1)] = "tiny"  # `tiny`, a folder, or a hub id
+    base: Annotated[str, Field(min_length=1)] = "tiny"  # `tiny`, `smollm2`, a folder, or a hub id
     backend: Annotated[  # peft: in this process; vllm: servers of vLLM; tinker: a service that also trains
         Annotated[Literal["peft", "vllm", "tinker"], Tag("Name")] | Annotated[ClassPath, Tag("Class")], NAME_OR_CLASS
     ] = "peft"
@@ -74,8 +74,11 @@ class PolicyConfig(ConfigSection):
     base_url: str | None = None
     vllm: VllmSettings = Field(default_factory=VllmSettings)  # vllm without base_url only
     tinker: TinkerSettings = Field(default_factory=TinkerSettings)  # tinker only
+    # peft, vllm: you vouch that `base` is what a service trained an adapter on, which tells no hash of its weights
+    trust_base: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"  # peft only
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of the base's weights
+    # of the base's weights; auto: bfloat16 where the processor or GPU computes in it
+    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
     max_tokens: PositiveInt = 256  # completion bound of a request that names none
     temperature: NonNegativeFloat = 0.0  # of a request that names none
     max_batch_size: PositiveInt = 64  # requests answered together
@@ -114,9 +117,9 @@ class EarlyStopping(ConfigSection):
     max_uniform_groups: Fraction | None = 1.0  # share of groups without any difference in reward, over a whole window
     max_length_ratio: PositiveFloat | None = 4.0  # of the mean completion to the first step's, in either direction
     max_drift: PositiveFloat | None = 1.0  # nats per token, KL of what sampled the rollouts to the learner
-    window: PositiveInt = 5  # consecutive steps beyond a limit
+    window: PositiveInt = 5  # consecutive batches of rollouts beyond a limit
     min_gain: NonNegativeFloat | None = None  # of the mean reward, from `gain_window` steps to the next; less is flat
-    gain_window: PositiveInt = 20  # steps of which the mean rewards are compared
+    gain_window: PositiveInt = 20  # batches of rollouts of which the mean rewards are compared
 
 
 class LeverRule(ConfigSection):
@@ -209,7 +212,7 @@ class NoTrainer(NamedConfig):
     """The choice of no weights lever."""
 
     kind: Literal["none"]  # no training
-    mode: Literal["SIA-H"]  # the name in reports
+    mode: Literal["SIA-H", "control-votes", "control-random"]  # the name in reports
 
 
 class AutoTrainer(NamedConfig):

@@ -20,7 +20,7 @@ from sia_runner.stage_results import BuildResult
 from sia_runner.store.generations import GenerationRecord
 from sia_runner.store.journal import JournalReader, finished_generations
 from sia_runner.store.run_directory import RunDir, RunDirectoryError
-from sia_runner.tasks.protocol import Fold
+from sia_runner.tasks.protocol import Fold, FoldPurpose, Task
 from sia_runner.wire.grants import Role
 
 _ROLES: tuple[Role, ...] = ("meta", "target", "learner")
@@ -286,6 +286,15 @@ def _harness_use(
     return replace(use, seconds=min(use.seconds, limit))
 
 
+def task_sizes(task: Task, question_bytes: int, policy_speed: float | None = None) -> TaskSizes:
+    """Count the questions of each run of a harness on a prepared task."""
+    purposes: tuple[FoldPurpose, ...] = ("gate", "trial", "test") if task.has_test else ()  # else scored as a whole
+    counts = {name: sum(len(fold.questions) for fold in task.rounds(name)) for name in purposes}
+    select = task.rounds("select")
+    gate, trial, test = (counts.get(name, 0) for name in ("gate", "trial", "test"))
+    return TaskSizes(gate, trial, _question_count(select), len(select), test, question_bytes, policy_speed)
+
+
 def limit_lines(config: Experiment, sizes: TaskSizes) -> list[str]:
     """Return one line for each time limit of the task that the models of the expected case are too slow for."""
     limits, lines = config.task.limits, list[str]()
@@ -293,9 +302,9 @@ def limit_lines(config: Experiment, sizes: TaskSizes) -> list[str]:
     for key, questions, limit in (("gate", sizes.gate, limits.gate), ("run", longest, limits.run)):
         seconds = _harness_use(config, sizes, ASSUMPTIONS["expected"], questions).seconds
         if seconds > limit:
-            lines.append(
-                f"task.limits.{key}={limit:g} · too short: the answers to {questions} questions take {seconds:.0f} s"
-            )
+            pace = f" at {sizes.policy_speed:.0f} tokens a second" if sizes.policy_speed else ""
+            takes = f"the answers to {questions} questions take {seconds:.0f} s{pace}"
+            lines.append(f"task.limits.{key}={limit:g} · too short: {takes}")
     return lines
 
 
@@ -503,7 +512,11 @@ def _cost_of_update(totals: RunTotals, before: Sequence[GenerationRecord]) -> _Q
     n, training = updates[-1]
     rows = [totals.of(candidate=f"gen_{n}", purpose=purpose) for purpose in ("rollout", "train")]
     algorithm = AlgorithmConfig.model_validate(migrate_algorithm(training.algorithm))
-    rollouts = planned_rollouts(algorithm)[1] * training.steps / algorithm.steps
+    runs, planned = planned_rollouts(algorithm)
+    if algorithm.kind == "online":
+        rollouts = planned * training.steps / algorithm.steps
+    else:  # a curve has a point for each round, which may take fewer steps than its share
+        rollouts = planned * len(training.reward) / (runs // algorithm.group_size)
     tokens, source = sum(row.input_tokens + row.output_tokens for row in rows), f"the update of generation {n}"
     usd = sum(row.dollars for row in rows) / rollouts if all(row.priced for row in rows) else None
     calls = sum(row.calls for row in rows)
@@ -518,7 +531,7 @@ def planned_rollouts(algorithm: AlgorithmConfig) -> tuple[int, int]:
         batches = ceil(algorithm.steps / base.online_algorithm(algorithm).loss.iterations)
         per_batch = algorithm.prompt_count
     else:
-        batches = base.offline_algorithm(algorithm).rounds
+        batches = min(base.offline_algorithm(algorithm).rounds, algorithm.steps)
         per_batch = ceil(algorithm.prompt_count / batches)
     runs = batches * algorithm.group_size
     return runs, runs * per_batch

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from sia_runner.compute.protocol import ComputeStep
 from sia_runner.experiment import sign_off, stages
 from sia_runner.experiment.context import RunContext
+from sia_runner.experiment.control import budget_reason
 from sia_runner.experiment.execution import run_stage_in_job
 from sia_runner.experiment.summary import build_summary, context_markdown
 from sia_runner.experiment.terminal import Display, cost_so_far, resume_line
@@ -25,6 +26,7 @@ from sia_runner.stage_results import (
     Verdict,
     VerifyResult,
 )
+from sia_runner.store.directions import count_waiting, journal_directions
 from sia_runner.store.generations import GenerationRecord
 from sia_runner.store.journal import Journal, find_incumbent, finished_generations, minutes_spent, test_result_of
 from sia_runner.store.lease import RunLease
@@ -64,6 +66,9 @@ class ExperimentLoop:
             if len(finished) < n and (reason := plateau_reason(self._config.search, to_history(finished))):
                 self._record_stop(n, reason)
                 break
+            if len(finished) < n and (reason := budget_reason(self._context, self._journal)):
+                self._record_stop(n, reason)
+                break
             earlier = finished[: n - 1]
             proposal = self._propose(n, earlier)
             if proposal.lever is Lever.STOP:
@@ -80,6 +85,11 @@ class ExperimentLoop:
         return f"{minutes:.1f} of {limit:g} minutes" if over else ""
 
     def _propose(self, n: int, earlier: Sequence[GenerationRecord]) -> ProposeResult:
+        key = f"gen_{n}/{Stage.PROPOSE}"
+        if self._journal.result(key) is None and not self._journal.job(key):  # a job has read the journal already
+            self._lease.check()
+            for direction in journal_directions(self._run, self._journal, n):
+                self._display.say(direction.sentence)
         history, incumbent = to_history(earlier), find_incumbent(earlier)
         return self._stage(ProposeResult, n, Stage.PROPOSE, stages.propose, history, incumbent)
 
@@ -137,6 +147,8 @@ class ExperimentLoop:
         if not scored and status is not RunStatus.BUDGET:
             status = RunStatus.FAILED
         self._journal.append("ended", status=status.value, best=best)
+        if late := count_waiting(self._run.path):
+            self._display.say(f"{late} of a person's notes came after the last proposal: only a resume would use them")
         self._publish(status)
         return COMPLETED if scored else OUT_OF_BUDGET if status is RunStatus.BUDGET else NOT_SCORED
 

@@ -6,8 +6,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from sia_runner.config.experiment import ControlConfig
 from sia_runner.config.training import AlgorithmConfig, allowed_algorithms
 from sia_runner.experiment.context import RunContext
+from sia_runner.experiment.control import first_harness, voted_harness
 from sia_runner.experiment.evidence.folder import write_evidence
 from sia_runner.experiment.harness_files import read_harness
 from sia_runner.experiment.weights.decision import (
@@ -21,7 +23,8 @@ from sia_runner.experiment.workbench import ProposalWorkbench
 from sia_runner.proposers.protocol import Brief, WeightsLever
 from sia_runner.records import Json, Lever, PastGeneration, Proposal, Trial
 from sia_runner.selection.parents import choose_parent
-from sia_runner.store.journal import weights_plan_rejected
+from sia_runner.store.directions import NEWEST_DIRECTIONS, read_directions
+from sia_runner.store.journal import JournalReader, weights_plan_rejected
 from sia_runner.store.run_directory import remove_tree
 from sia_runner.system import run_parallel
 
@@ -55,6 +58,8 @@ class ProposalStep:
         A proposer that can use the weights lever is told that it is due, and decides, but for a guaranteed update.
         """
         context, n, incumbent = self.context, self.n, self.incumbent
+        if context.config.control:
+            return ProposalResult(self._control_proposal(context.config.control))
         lever = decide_lever(context.config, self.history, n, incumbent)
         untrained: Json = {}
         if incumbent and (lever.guaranteed or (lever.due_reason and not self._can_train)):
@@ -77,6 +82,16 @@ class ProposalStep:
             proposed = replace(proposed, proposal=replace(proposal, evidence={"due": lever.due_reason}))
         evidence = {**untrained, **proposed.proposal.evidence}
         return replace(proposed, proposal=replace(proposed.proposal, evidence=evidence))
+
+    def _control_proposal(self, control: ControlConfig) -> Proposal:
+        context, n = self.context, self.n
+        if n == 1 and (first := first_harness(control)):
+            return first
+        if n > 1 and control.arm == "votes":
+            stop = Proposal(Lever.STOP, "a vote is all that a voting arm has", title="nothing left to try")
+            return voted_harness(context, control) if n == 2 else stop
+        lever = decide_lever(context.config, self.history, n, self.incumbent)
+        return self._ask_once(n - 1, None, context.run.generation(n).path, lever)
 
     @property
     def _can_train(self) -> bool:
@@ -138,19 +153,23 @@ class ProposalStep:
     def _ask_once(self, sibling: int, parent: int | None, folder: Path, lever: LeverDecision) -> Proposal:
         context, n = self.context, self.n
         folder.mkdir(parents=True, exist_ok=True)
-        evidence = folder / "evidence" if n > 1 else None
+        blind = context.config.control is not None and n > 1
+        evidence = folder / "evidence" if n > 1 and not blind else None
         if evidence:
             write_evidence(context, n, self.history, self.incumbent, parent, evidence, left_alone=lever.left_alone)
+        directions = read_directions(JournalReader(context.run.journal), n)
         brief = Brief(
             n=n,
             max_gen=context.config.max_gen,
             evidence=evidence,
-            history=tuple(self.history),
-            incumbent=self.incumbent,
+            history=() if blind else tuple(self.history),
+            incumbent=None if blind else self.incumbent,
             higher_is_better=context.task.higher_is_better,
             parent=parent,
             weights=self._weights_lever(lever.due_reason) if parent and self._can_train else None,
             sibling=sibling,
+            blind=blind,
+            directions=tuple(direction.text for direction in directions[-NEWEST_DIRECTIONS:]),
         )
         proposal = context.proposer.propose(brief, ProposalWorkbench(context, n, folder, parent))
         return replace(proposal, parent=parent, evidence={})

@@ -31,9 +31,9 @@ class FitError(RunnerError):
 
 
 def loads_policy(config: Experiment, kind: str) -> bool:
-    """Return True if a stage of this kind loads a pretrained base in its own process.
+    """Return True if a stage of this kind loads a pretrained base, or starts servers that do.
 
-    base=tiny is small enough for any stage. A base that a server answers with is loaded by `train` alone.
+    base=tiny is small enough for any stage. A base that a running server answers with is loaded by `train` alone.
     """
     spec = config.target_agent.policy
     if not config.has_policy or spec.base == "tiny" or is_custom(spec.backend) or spec.backend == "tinker":
@@ -41,7 +41,7 @@ def loads_policy(config: Experiment, kind: str) -> bool:
     if kind == Stage.TRAIN:
         return config.trainer.kind != "none"
     tries = kind == Stage.PROPOSE and not isinstance(config.meta_agent, ReplayConfig)
-    return spec.backend == "peft" and (tries or kind in (Stage.GATE, Stage.RUN, Stage.TEST))
+    return (spec.backend == "peft" or spec.base_url is None) and (tries or kind in (Stage.GATE, Stage.RUN, Stage.TEST))
 
 
 def resolved_compute(config: Experiment) -> ComputeConfig:
@@ -50,8 +50,8 @@ def resolved_compute(config: Experiment) -> ComputeConfig:
     if not isinstance(compute, SlurmComputeConfig):
         return compute
     kinds = [kind for kind in Stage if kind in type(compute.resources).model_fields and loads_policy(config, kind)]
-    resolved = {str(kind): stage_resources(config, kind) for kind in kinds}
-    return compute.model_copy(update={"resources": compute.resources.model_copy(update=resolved)})
+    by_stage = {str(kind): stage_resources(config, kind) for kind in kinds}
+    return compute.model_copy(update={"resources": compute.resources.model_copy(update=by_stage)})
 
 
 def stage_resources(config: Experiment, kind: str) -> StageResources:
@@ -61,17 +61,24 @@ def stage_resources(config: Experiment, kind: str) -> StageResources:
         raise TypeError(f"compute={compute.name} asks for no resources")
     if not loads_policy(config, kind):
         return compute.resources.of(kind)
-    spec, nodes = config.target_agent.policy, compute.resources.train.nodes or 1
+    spec, nodes = config.target_agent.policy, _train_nodes(config)
     ranks, shards = _ranks(config) if kind == Stage.TRAIN else (1, 1)
     here = ceil(ranks / nodes) if kind == Stage.TRAIN else 1  # processes on one node
-    needed: dict[str, float] = {"cpus": _CPUS * here, "gpus": 0 if spec.device == "cpu" else here}
+    own = here if kind == Stage.TRAIN or spec.backend == "peft" else 0  # of these, processes that hold weights
+    keys: dict[str, float] = {"cpus": _CPUS * here, "gpus": 0 if spec.device == "cpu" else own + server_gpus(spec)}
     try:
         weights = base_bytes(fit.model_shape(spec.base, fetch=False), spec)
-        needed["memory_gb"] = ceil(here * weights / shards / GB) + _BESIDE_WEIGHTS_GB
+        keys["memory_gb"] = ceil(here * weights / shards / GB) + _BESIDE_WEIGHTS_GB
     except PolicyError:
         pass  # its files are not on this machine: the configuration decides
-    policy = StageResources.model_validate(needed | compute.resources.policy.model_dump(exclude_none=True))
+    policy = StageResources.model_validate(keys | compute.resources.policy.model_dump(exclude_none=True))
     return compute.resources.model_copy(update={"policy": policy}).of(kind, loads_policy=True)
+
+
+def server_gpus(spec: PolicyConfig) -> int:
+    """Return the GPUs of the servers that a stage starts; on the first node of several, where the stage runs."""
+    starts = spec.backend == "vllm" and spec.base_url is None and spec.device != "cpu"
+    return spec.vllm.servers * spec.vllm.tensor_parallel if starts else 0
 
 
 def base_bytes(shape: ModelShape, spec: PolicyConfig) -> int:
@@ -96,27 +103,33 @@ def training_of(spec: PolicyConfig, algorithm: AlgorithmConfig | None) -> Traini
     )
 
 
-def fit_lines(config: Experiment) -> Iterator[str]:
+def fit_lines(config: Experiment, *, fetch: bool = True) -> Iterator[str]:
     """Yield what each part of the policy's memory is, and where it is held. Raises FitError where it cannot fit.
 
-    Raises PolicyError where the base's memory is not computed.
+    Raises PolicyError where the base's memory is not computed. `fetch`: also its config.json from the hub.
     """
     spec = config.target_agent.policy
     stages = [kind for kind in Stage if loads_policy(config, kind)]
     if not stages:
         return
-    shape = fit.model_shape(spec.base)
-    stored = f", {gigabytes(shape.stored)} of files" if shape.stored else ""
-    loaded = f"{gigabytes(base_bytes(shape, spec))} in {spec.dtype}"
-    yield f"{spec.base}: {shape.parameters / 1e9:.3g}e9 parameters, {loaded}{stored}"
+    shape = fit.model_shape(spec.base, fetch=fetch)
+    files = f", {gigabytes(shape.file_bytes)} of files" if shape.file_bytes else ""
+    size = f"{gigabytes(base_bytes(shape, spec))} in {spec.dtype}"
+    yield f"{spec.base}: {shape.parameters / 1e9:.3g}e9 parameters, {size}{files}"
     for kind in stages:
         where, gpus, gpu_bytes, memory = _place(config, kind)
         least = base_bytes(shape, spec) / (_ranks(config)[1] if kind == Stage.TRAIN else 1)
-        if memory is not None and memory < least:
+        if memory is not None and memory < least and (kind == Stage.TRAIN or spec.backend == "peft"):
             need = f"{gigabytes(least)} of weights are read there"
             raise FitError(f"{where} has {gigabytes(memory)} of memory, but {need}{_advice(spec)}")
         if spec.device == "cuda" and gpus == 0:
             raise FitError(f"{where} has no GPU, but target_agent.policy.device=cuda loads {spec.base} on one")
+        own = _ranks(config)[0] // _train_nodes(config) if kind == Stage.TRAIN else int(spec.backend == "peft")
+        if 0 < gpus < (count := own + server_gpus(spec)):
+            servers = f", {server_gpus(spec)} of them for servers" if server_gpus(spec) else ""
+            raise FitError(f"{where} has {gpus} GPUs on a node, but {kind} takes {count}{servers}")
+        if gpu_bytes and gpus:
+            _check_answering(shape, config, kind, where, gpu_bytes)
         if kind != Stage.TRAIN:
             continue
         for name, algorithm in allowed_algorithms(config.trainer).items():
@@ -124,6 +137,26 @@ def fit_lines(config: Experiment) -> Iterator[str]:
     answering = [str(kind) for kind in stages if kind != Stage.TRAIN]
     if answering:
         yield f"{_sharing(config)}: {', '.join(answering)}"
+
+
+def _check_answering(shape: ModelShape, config: Experiment, kind: str, where: str, gpu_bytes: float) -> None:
+    """Raise FitError where GPUs are too small for what answers on them."""
+    spec = config.target_agent.policy
+    if not server_gpus(spec):
+        need = base_bytes(shape, spec) + GB  # and CUDA
+        if kind != Stage.TRAIN and need > gpu_bytes:
+            small = f"{where} has GPUs of {gigabytes(gpu_bytes)}"
+            raise FitError(f"{small}, but {spec.base} takes {gigabytes(need)}{_advice(spec)}")
+        return
+    algorithms = list(allowed_algorithms(config.trainer).values())
+    training, parallel = training_of(spec, algorithms[0] if algorithms else None), spec.vllm.tensor_parallel
+    memory = fit.server_memory(shape, training.lora, training.max_length, gpu_bytes, parallel)
+    if memory.sequences < 1:
+        least = fit.server_gpus(shape, training.lora, training.max_length, gpu_bytes)
+        advice = f"; allowed: target_agent.policy.vllm.tensor_parallel={least}" if least else ""
+        parts = f"{gigabytes(memory.weights)} of weights and {gigabytes(memory.adapters)} of adapters"
+        small = f"{where} has GPUs of {gigabytes(gpu_bytes)}"
+        raise FitError(f"{small}, but each of a server's {parallel} takes {parts}{advice}")
 
 
 def _training_line(shape: ModelShape, training: Training, name: str, where: str, gpu_bytes: float | None) -> str:
@@ -201,6 +234,11 @@ def gpus_here() -> list[float]:
     sizes = [float(line) * 2**20 for line in answer.stdout.split() if line.isdigit()] if not answer.returncode else []
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return sizes if visible is None else sizes[: len([name for name in visible.split(",") if name.strip()])]
+
+
+def _train_nodes(config: Experiment) -> int:
+    compute = config.compute
+    return (compute.resources.train.nodes or 1) if isinstance(compute, SlurmComputeConfig) else 1
 
 
 def _ranks(config: Experiment) -> tuple[int, int]:

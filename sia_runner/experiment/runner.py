@@ -24,9 +24,10 @@ from sia_runner.config.base import is_custom
 from sia_runner.config.experiment import Experiment, ReplayConfig, check_experiment
 from sia_runner.config.migration import migrate_overrides, read_stored_config, renamed_key
 from sia_runner.config.training import allowed_algorithms
-from sia_runner.experiment import sign_off, verifier_sandbox
+from sia_runner.experiment import costs, sign_off, verifier_sandbox
 from sia_runner.experiment.concurrent_loop import ConcurrentLoop
 from sia_runner.experiment.context import RunContext, accept_rule
+from sia_runner.experiment.control import with_equal_budget
 from sia_runner.experiment.execution import RunInterrupted, SandboxFailed
 from sia_runner.experiment.loop import INTERRUPTED, ExperimentLoop
 from sia_runner.experiment.resources import fit_lines
@@ -51,7 +52,10 @@ _DASHBOARD_PACKAGES = ("fastapi", "uvicorn")
 # the overrides allowed beside resume=
 RESUMABLE_KEYS = ("max_gen", "budget.", "compute.", "provider.key_file=", "meta_agent.provider.key_file=",
                   "target_agent.provider.key_file=", "target_agent.policy.base_url=",
-                  "target_agent.policy.tinker.")  # fmt: skip
+                  "target_agent.policy.tinker.", "target_agent.policy.backend=", "target_agent.policy.base=",
+                  "target_agent.policy.dtype=", "target_agent.policy.trust_base=")  # fmt: skip
+# of these, those that change what answers: only a run at a service may give them other values (_check_policy_change)
+_POLICY_KEYS = ("backend", "base", "dtype", "trust_base")
 _MODEL_NAMES = re.compile(r"openai|anthropic|sia_model|litellm", re.IGNORECASE)
 _printed_lines: set[str] = set()  # opening lines that this process printed: a sweep has many runs
 _stop_signals: list[int] = []  # the signals that asked this process to stop
@@ -139,6 +143,7 @@ def start_run(config: Experiment, folder: Path, overrides: Sequence[str]) -> int
     if run.config.exists() or run.journal.exists():
         advice = f"continue it with resume={folder} or choose another hydra.run.dir"
         raise RunDirectoryError(f"{folder} already holds a run; {advice}")
+    config = with_equal_budget(config)
     context = RunContext(config, run)
     _prepare(context)
     folder.mkdir(parents=True, exist_ok=True)
@@ -168,8 +173,23 @@ def resume_run(folder: Path, overrides: Sequence[str], answer: sign_off.SignOffA
             sign_off.check_waiting(run, JournalReader(run.journal))
         overrides = [_with_absolute_path(override) for override in overrides]  # the journal keeps them
         context = RunContext(stored_config(run, overrides), run)
+        _check_policy_change(stored_config(run), context.config)
         _prepare(context)
         return _carry_out(context, lease, overrides, answer)
+
+
+def _check_policy_change(before: Experiment, after: Experiment) -> None:
+    """Raise RunDirectoryError unless the policy is the same, or the run leaves a service for a base vouched for."""
+    old, new = before.target_agent.policy, after.target_agent.policy
+    changed = [name for name in _POLICY_KEYS if getattr(old, name) != getattr(new, name)]
+    if not changed:
+        return
+    key = f"target_agent.policy.{changed[0]}={getattr(new, changed[0])}"
+    if old.backend != "tinker":
+        raise RunDirectoryError(f"{key}: a resumed run keeps its policy; only a run with backend=tinker can leave it")
+    if new.backend == "tinker" or not new.trust_base:
+        vouch = "target_agent.policy.backend=peft or vllm with target_agent.policy.trust_base=true"
+        raise RunDirectoryError(f"{key}: a run leaves its service with {vouch}: you vouch that the base is the same")
 
 
 def _with_absolute_path(override: str) -> str:
@@ -274,6 +294,8 @@ def _carry_out(
             _printed_lines.update(opening)
             if warning := _untrainable_start(context):
                 display.say(warning)
+            for line in _too_slow(context, journal):
+                display.say(f"warning: {line}; raise it, or ask fewer questions or for shorter answers")
             loop_class = ExperimentLoop if config.search.parallel_candidates == 1 else ConcurrentLoop
             return _run_loop(context, loop_class(context, journal, lease, display), journal, display)
     finally:
@@ -294,6 +316,20 @@ def _untrainable_start(context: RunContext) -> str:
         f"warning: trainer={trainer.name}, but the first harness ({start}) names no model (OPENAI_BASE_URL, "
         "SIA_MODEL): the weights cannot be trained until a harness calls it; docs/harness.md shows how"
     )
+
+
+def _too_slow(context: RunContext, journal: Journal) -> list[str]:
+    """Measure a policy of this process, and return the time limits that it is too slow for; at the start only."""
+    spec, gateway = context.config.target_agent.policy, context.gateway if context.config.has_policy else None
+    in_process = spec.backend == "peft" and spec.base != "tiny" and not context.compute.apart
+    if gateway is None or not in_process or next(journal.of("done"), None):
+        return []
+    from sia_runner.policy.engine import sampling_speed
+
+    with suppress(PolicyError):  # the first step says what is wrong
+        speed = sampling_speed(gateway.policy())
+        return costs.limit_lines(context.config, costs.task_sizes(context.task, 0, speed))
+    return []
 
 
 def _open_journal(context: RunContext, journal: Journal, overrides: Sequence[str]) -> None:

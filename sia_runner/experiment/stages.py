@@ -12,6 +12,7 @@ from sia_runner.config.experiment import Experiment
 from sia_runner.config.migration import migrate_algorithm
 from sia_runner.config.training import AlgorithmConfig
 from sia_runner.experiment.context import RunContext, accept_rule
+from sia_runner.experiment.control import samples_of
 from sia_runner.experiment.execution import (
     environment_fault,
     execute,
@@ -24,7 +25,7 @@ from sia_runner.experiment.harness_files import FaultyHarness, syntax_fault, wri
 from sia_runner.experiment.proposing import ProposalStep, failed_proposal
 from sia_runner.experiment.weights.parallel import update_weights_in_parallel
 from sia_runner.experiment.weights.update import inherit_adapter, update_weights
-from sia_runner.records import Outcome, PastGeneration, Usage, count_kinds
+from sia_runner.records import Outcome, PastGeneration, Status, Usage, count_kinds
 from sia_runner.selection.parents import plateau_length
 from sia_runner.selection.scoring import ANSWERED, accept_or_reject, unanswered_note
 from sia_runner.stage_results import (
@@ -135,7 +136,7 @@ def gate(context: RunContext, n: int) -> GateResult:
     usage, site = Usage(), generation.gate
     for round_ in task.rounds("gate"):
         grant = Grant("target", n, f"gen_{n}", "gate", site.trajectories, adapter=generation.resolved_adapter)
-        salt, seconds = view_salt(config, f"gate {n}"), config.task.limits.gate
+        salt, seconds = view_salt(config, f"gate {n}"), config.task.limits.gate * samples_of(context, n)
         execution = execute(context, grant, round_, site, generation.harness, salt, seconds)
         outcomes = verify_submission(context, site, execution.unanswered)
         remove_tree(site.work)
@@ -179,6 +180,9 @@ def decide(context: RunContext, n: int, incumbent: int | None) -> Verdict:
     old = None if incumbent is None else val_outcomes(incumbent)
     rule, level, new = accept_rule(config), config.search.accept.level, val_outcomes(n)
     verdict = accept_or_reject(new, old, rule, level, task.higher_is_better, config.seed, task.aggregate)
+    if config.control and config.control.arm == "votes" and old is not None and not verdict.accepted:
+        # the vote is what the arm stands for: there is nothing to select
+        verdict = replace(verdict, status=Status.ACCEPTED, reason=f"the control arm's vote; {verdict.reason}")
     note = unanswered_note(new)
     return replace(verdict, reason=f"{verdict.reason}; {note}") if note else verdict
 
@@ -209,7 +213,7 @@ def _run_in_site(context: RunContext, n: int, site: HarnessRunDir, fold: Fold, *
     harness, adapter = context.run.generation(n).harness, context.run.adapter_of(n)
     payer, purpose, salt = (0, "test", "test") if test else (n, "select", f"select {n}")
     grant = Grant("target", payer, f"gen_{n}", purpose, site.trajectories, adapter=adapter)
-    seconds = context.config.task.limits.run
+    seconds = context.config.task.limits.run * samples_of(context, n)
     execution = execute(context, grant, fold, site, harness, view_salt(context.config, salt), seconds)
     ended = execution.ended
     return HarnessRun(

@@ -8,6 +8,7 @@ from sia_runner.experiment.context import RunContext
 from sia_runner.gateway.ledger_files import read_totals
 from sia_runner.records import Json, Lever, Score
 from sia_runner.selection.scoring import leaderboard_lines
+from sia_runner.store.directions import Direction, directed_words, read_directions
 from sia_runner.store.generations import NO_MODEL, GenerationRecord, TrainingRecord, earned_mode, weights_were_tried
 from sia_runner.store.journal import (
     JournalReader,
@@ -43,6 +44,7 @@ def build_summary(context: RunContext, journal: JournalReader, status: str) -> J
     config, run, task = context.config, context.run, context.task
     best = find_incumbent(generations)
     totals = read_totals(run.ledger)
+    directions = [direction.to_json() for direction in read_directions(journal)]
     published = getattr(config.task, "published", None)  # a sia-agent folder declares none
     return {
         "run": run.path.name,
@@ -59,6 +61,7 @@ def build_summary(context: RunContext, journal: JournalReader, status: str) -> J
         "untrained": None if status in ("running", "interrupted") else _untrained_reason(context, generations),
         "waits": generation_awaiting_approval(journal),  # the generation whose plan a person has to approve
         "published": published and published.model_dump(),  # what others report on this task
+        **({"directions": directions} if directions else {}),  # notes by which a person steered the run
         "usage": totals.total.to_json(),
         "journal_head": journal.head,
     }
@@ -110,8 +113,12 @@ def context_markdown(summary: Json) -> str:
     lines = [f"# {summary['task']} · {summary['mode']} · {summary['status']}", ""]
     if summary["selected_on_test"]:
         lines += ["**selected_on_test**: this task brings its own evaluator and cannot be split.", ""]
+    directions = [Direction(**note) for note in summary.get("directions", ())]
+    lines += [f"No fair arm: {directed_words(directions)}.", ""] if directions else []
     for g in map(GenerationRecord.from_summary_row, summary["generations"]):
-        lines += [f"## Generation {g.n}: {g.title}", "", f"- lever {g.lever}, **{g.status}**: {g.reason}"]
+        lines += [f"## Generation {g.n}: {g.title}", ""]
+        lines += [f"- {note.sentence}" for note in directions if note.n == g.n]
+        lines += [f"- lever {g.lever}, **{g.status}**: {g.reason}"]
         if g.val:
             lines += [f"- val {g.val}; outcomes {g.outcomes}"]
         if g.training:

@@ -16,6 +16,7 @@ from rich.table import Table
 from sia_runner.config.experiment import SpendingLimits
 from sia_runner.experiment.summary import format_score, published_lines, update_line
 from sia_runner.selection.scoring import leaderboard_lines
+from sia_runner.store.directions import directed_words
 from sia_runner.store.files import LineReader
 from sia_runner.store.generations import GenerationRecord
 from sia_runner.store.journal import find_incumbent
@@ -216,6 +217,8 @@ def closing_lines(summary: Mapping[str, Any], run: Path) -> list[str]:
     """Return the lines on test (initial against best) and on what to do next."""
     usage, interrupted = summary["usage"], summary["status"] == "interrupted"
     lines = [f"stopped: {summary['stopped']}"] if summary["stopped"] else []
+    if words := directed_words(summary.get("directions", ())):
+        lines.append(f"no fair arm: {words}")
     if reason := summary.get("untrained"):
         lines.append(f"the weights were never trained: {reason}")
     if not interrupted:

@@ -83,6 +83,8 @@ class ProposalWorkbench:
 
     def try_out(self, batch: Sequence[Files], *, share: float, questions: int | None = None) -> list[Trial]:
         """Run each harness on dev questions; see Workbench.try_out."""
+        if self._context.config.control and self._n > 1:
+            raise ProposerError(f"{self._context.config.meta_agent.name} tries harnesses, but Brief.blind forbids it")
         train_fraction, questions = self._effort(share, questions)
         return self._context.compute.map(lambda files: self._trial(files, train_fraction, questions), batch)
 

@@ -341,8 +341,8 @@ class LocalBackend:
         sampled = await asyncio.wrap_future(self._policy.submit(request))
         finish_reason, response = DIALECTS[request.api].respond(request, sampled, self._policy.decode)
         buffer.hold(response)
-        model, counts = short_text(request.body["model"]), (len(sampled.prompt_ids), len(sampled.completion_ids))
-        calls = [dict(call) for call in sampled.tool_calls]
+        model, billed = short_text(request.body["model"]), sampled.billed or len(sampled.completion_ids)
+        counts, calls = (len(sampled.prompt_ids), billed), [dict(call) for call in sampled.tool_calls]
         return AnswerSummary(sampled.text, calls, finish_reason, model, *counts, sampled=sampled)
 
 

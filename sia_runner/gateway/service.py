@@ -14,7 +14,7 @@ from sia_runner.config.experiment import BudgetConfig
 from sia_runner.gateway.ledger import RunLedger
 from sia_runner.gateway.prices import Rates, price_of
 from sia_runner.records import ModelReply, Usage
-from sia_runner.wire.grants import BudgetFullyReserved, Grant, ModelsError, ProviderDown, Role
+from sia_runner.wire.grants import BudgetFullyReserved, BudgetSpent, Grant, ModelsError, ProviderDown, Role
 from sia_runner.wire.providers import EndpointProbe, key_of
 from sia_runner.wire.requests import Objects
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sia_runner.gateway.session import GatewaySession
 
 _PACKAGES = ("litellm", "aiohttp")
+_LOADING = Grant("learner", 0, "adapter", "train", None)  # pays for an adapter that a service loads to answer
 _BUDGET_POLL = 0.5  # seconds until a training call asks for budget again
 _Result = TypeVar("_Result")
 
@@ -139,17 +140,21 @@ class GatewayService:
     def _charge_training(self, prefill: int, trained: int) -> Iterator[None]:
         """Reserve the tokens of one training call before it is sent. Raises BudgetSpent.
 
-        A call without an answer stays counted: the service may have done it. Outside of an update nothing is charged.
+        A call without an answer stays counted: the service may have done it. Outside of an update an adapter is loaded
+        to answer: that is counted for no generation, and not refused, as the calls it answers have their own limits.
         """
-        if self._training is None:
-            yield
-            return
         while True:
             try:
-                reservation = self.ledger.reserve(self._training, input_tokens=prefill, output_tokens=trained)
+                grant = self._training or _LOADING
+                reservation = self.ledger.reserve(grant, input_tokens=prefill, output_tokens=trained)
                 break
             except BudgetFullyReserved:  # calls under way may use less than they reserved
                 time.sleep(_BUDGET_POLL)
+            except BudgetSpent:
+                if self._training is not None:
+                    raise
+                yield
+                return
         try:
             yield
         except BaseException:

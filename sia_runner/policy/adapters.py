@@ -13,6 +13,7 @@ from sia_runner.wire.adapter_files import (
     active_adapters,
     adapter_sha256,
     load_peft_adapter,
+    why_not_this_base,
 )
 from sia_runner.wire.policy import PolicyError
 
@@ -25,9 +26,9 @@ _MAX_LOADED_ADAPTERS = 4  # adapters loaded at the same time
 class AdapterSwitcher:
     """Holds the model, which PEFT wraps when the first adapter is loaded."""
 
-    def __init__(self, model: Any, base_id: str, base_sha256: str) -> None:
+    def __init__(self, model: Any, base_id: str, base_sha256: str, *, trust_base: bool = False) -> None:
         self.model: Any = model
-        self._base_id, self._base_sha256 = base_id, base_sha256
+        self._base_id, self._base_sha256, self._trust_base = base_id, base_sha256, trust_base
         self._loaded: list[str] = []  # names in PEFT; the latest used one last
         self._pinned: list[str] = []  # names in PEFT that must not be dropped
 
@@ -78,7 +79,7 @@ class AdapterSwitcher:
     def _load(self, folder: Path, name: str) -> None:
         from safetensors import SafetensorError, safe_open
 
-        check_adapter_base(folder, self._base_id, self._base_sha256)
+        check_adapter_base(folder, self._base_id, self._base_sha256, trust_base=self._trust_base)
         try:  # before PEFT changes the model: a failed load would leave its layers there
             with safe_open(folder / WEIGHTS_FILE, framework="pt") as tensors:
                 tensors.keys()
@@ -94,17 +95,14 @@ class AdapterSwitcher:
             raise PolicyError(f"adapter {folder} cannot be loaded: {first_line(error)}") from None
 
 
-def check_adapter_base(folder: Path, base_id: str, base_sha256: str) -> None:
+def check_adapter_base(folder: Path, base_id: str, base_sha256: str, *, trust_base: bool | None = None) -> None:
     """Raise PolicyError, one line, if the adapter was trained on another base or its origin is unknown."""
     try:
         written = json.loads((folder / ORIGIN_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise PolicyError(f"adapter {folder}: {ORIGIN_FILE} cannot be read, so its base is unknown ({error})") from None
-    if written.get("base_sha256") != base_sha256:
-        raise PolicyError(
-            f"adapter {folder} was trained on {written.get('base_id')} ({str(written.get('base_sha256'))[:12]}), "
-            f"not on {base_id} ({base_sha256[:12]})"
-        )
+    if reason := why_not_this_base(written, base_id, base_sha256, trust_base=trust_base):
+        raise PolicyError(f"adapter {folder} {reason}")
 
 
 def adapter_version(folder: Path) -> str:

@@ -40,9 +40,10 @@ class PolicyEngine:
         base = load_base(base_path, spec.device, spec.dtype)
         self.spec, self.lock, self.tokenizer = spec, threading.RLock(), base.tokenizer
         self.base_id, self.base_sha256, self.context = spec.base, base.sha256, base.context
+        self.trust_base = spec.trust_base
         self._end_ids = base.end_ids
         self._chat = ChatTokenizer(base.tokenizer, base.model.get_input_embeddings().num_embeddings)
-        self._adapters = AdapterSwitcher(base.model, spec.base, base.sha256)
+        self._adapters = AdapterSwitcher(base.model, spec.base, base.sha256, trust_base=spec.trust_base)
         self._prefixes = PromptCache()
         self._version, self._updates, self._unseeded = BASE_VERSION, 0, 0
 
@@ -162,6 +163,18 @@ def _eval_mode(model: Any) -> Iterator[None]:
         yield
     finally:
         model.train(training)
+
+
+_SPEED_ROWS, _SPEED_TOKENS = 16, 16
+
+
+def sampling_speed(engine: PolicyEngine) -> float:
+    """Measure completion tokens a second of one batch, its prompts included."""
+    chats = [[{"role": "user", "content": f"{n} ships are at sea. Say more."}] for n in range(_SPEED_ROWS)]
+    requests = [PolicyRequest(chat, _SPEED_TOKENS, temperature=1.0, seed=0) for chat in chats]
+    start = time.monotonic()
+    calls = engine.sample(requests, [engine.prompt_ids(request) for request in requests])
+    return sum(len(call.completion_ids) for call in calls) / (time.monotonic() - start)
 
 
 QueuedRequest = tuple[PolicyRequest, Future[SampledCall]]

@@ -47,7 +47,8 @@ class _AdaptedExperts:
                 "experts.gate_up_proj and experts.down_proj together, or [], which leaves the experts as they are"
             )
         features = ("is_transposed", "has_bias", "has_gate", "num_experts")
-        if not all(hasattr(layer, name) for name in features) or not layer.has_gate or layer.has_post_expert_norm:
+        plain = all(hasattr(layer, name) for name in features) and layer.has_gate
+        if not plain or getattr(layer, "has_post_expert_norm", False):
             raise TrainingError(
                 f"trainer.lora.parameters: the experts of {path} ({type(layer).__name__}) are not computed with "
                 "trainer.shards; allowed: [], which leaves the experts as they are"

@@ -14,7 +14,7 @@ from sia_runner.records import Json
 from sia_runner.wire.policy import PolicyError
 
 GB = 10**9
-DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "auto": 2}  # auto: GPUs compute in bfloat16
 _TRAINED = 4  # bytes of a trained number, of its gradient, and of each of Adam's two moments: all are float32
 _CONTEXT, _COMMUNICATION = 1.0 * GB, 1.0 * GB  # a process on a GPU: CUDA's context and libraries; NCCL's buffers
 _GATHERED_LAYERS = 2  # of a sharded base: the layer at work and the one that is fetched meanwhile
@@ -61,7 +61,7 @@ class ModelShape:
     biases: frozenset[str] = frozenset()  # layers with a bias, by the last part of their names
     query_norms: bool = False  # a norm of queries and one of keys
     sinks: bool = False  # a learned score of each head for no token: no fused attention has its gradient
-    stored: int | None = None  # bytes of its files: those of a server, which keeps 4-bit weights
+    file_bytes: int | None = None  # bytes of its files: those of a server, which keeps 4-bit weights
 
     @property
     def linear_layers(self) -> Mapping[str, tuple[int, int]]:
@@ -151,7 +151,7 @@ _OSS_20B = ModelShape(
 def _in_four_bits(shape: ModelShape) -> ModelShape:
     """Return a shape whose files hold experts in MXFP4 (17 bytes for 32 weights), and the rest in bfloat16."""
     experts = shape.layers * shape.expert_parameters
-    return replace(shape, stored=2 * (shape.parameters - experts) + experts * 17 // 32)
+    return replace(shape, file_bytes=2 * (shape.parameters - experts) + experts * 17 // 32)
 
 
 BUILT_IN: Mapping[str, ModelShape] = {
@@ -172,7 +172,7 @@ def model_shape(base: str, *, fetch: bool = True) -> ModelShape:
     folder = base_folder(base, weights=False, fetch=fetch)
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return replace(shape_of_config(base, config), stored=_stored_bytes(folder))
+        return replace(shape_of_config(base, config), file_bytes=_weight_file_bytes(folder))
     except (OSError, ValueError) as error:
         raise PolicyError(f"base={base}: its config.json cannot be read: {error}") from None
 
@@ -216,7 +216,7 @@ def shape_of_config(name: str, config: Json) -> ModelShape:
         raise PolicyError(f"base={name}: its config.json lacks what its memory follows from: {error}") from None
 
 
-def _stored_bytes(folder: Path) -> int | None:
+def _weight_file_bytes(folder: Path) -> int | None:
     """Return the bytes of the weight files, by their index where only that is there."""
     if sizes := [file.stat().st_size for file in folder.glob("*.safetensors")]:
         return sum(sizes)
@@ -270,7 +270,7 @@ class Memory:
 def training_memory(shape: ModelShape, training: Training) -> Memory:
     """Return what each process of an update holds."""
     width, lora = DTYPE_BYTES[training.dtype], training.lora
-    trained = shape.adapter_parameters(lora) + (shape.hidden + 1) * training.critic
+    count = shape.adapter_parameters(lora) + (shape.hidden + 1) * training.critic
     copies = 4 + (training.processes > 1)  # numbers, gradient, two moments; the exchange is one flat copy
     gathered = 0.0
     if training.shards > 1:
@@ -284,7 +284,7 @@ def training_memory(shape: ModelShape, training: Training) -> Memory:
     return Memory(
         base=shape.parameters * width / training.shards,
         gathered=gathered,
-        adapter=trained * _TRAINED * copies,
+        adapter=count * _TRAINED * copies,
         activations=masks + shape.layers * (inputs if training.checkpointing else layer),
         layer=layer,
         logits=float(logits),
@@ -334,7 +334,7 @@ def server_memory(
     shape: ModelShape, lora: LoraSettings, max_length: int, gpu_bytes: float, tensor_parallel: int
 ) -> ServerMemory:
     """Return the memory of a server; weights are those of the files, so that 4-bit experts stay as they are."""
-    weights = (shape.stored or 2 * shape.parameters) / tensor_parallel
+    weights = (shape.file_bytes or 2 * shape.parameters) / tensor_parallel
     adapters = float(_ADAPTER_SLOTS * 2 * shape.adapter_parameters(lora))  # factors are not split
     room = _SERVER_SHARE * gpu_bytes - weights - adapters - _SERVER_WORK
     sequence = max_length * shape.cache_bytes / min(tensor_parallel, shape.kv_heads)

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 from trl.trainer import utils
 
+from sia_runner.policy.fit import pass_tokens
 from sia_runner.wire.learning import ForwardPass, RowNumbers, TokenWeights, TrainingRow
 
 _COMPACT = "_use_triton"  # the switch that TRL's head reads; the kernels read another one
 _SHARING_THRESHOLD = 0.7  # of the tokens that rows on their own would take
 _MAX_MASK_ENTRIES = 2**28  # entries of an attention mask
-_MIN_CHUNK_TOKENS = 8192  # padded tokens that any machine takes
 
 
 @contextmanager
@@ -163,8 +163,9 @@ def deal_chunks(
     max_length: int | None = None,
     *,
     keep_empty: bool = False,
+    fused_attention: bool = True,
 ) -> list[Chunk]:
-    """Return this process's rows in chunks as long as four rows of `max_length` tokens (None: of the longest row).
+    """Return this process's rows in chunks of `fit.pass_tokens` for rows of `max_length` (None: of the longest row).
 
     Groups (rows that belong to none are one each) are sorted by length, then dealt in turn: little padding, and nearly
     the same work in every process. Those that share a prompt stay together if that saves work. A group is always
@@ -172,7 +173,7 @@ def deal_chunks(
     """
     if not rows:
         return []
-    limit = max(4 * (max_length or max(map(_row_length, rows))), _MIN_CHUNK_TOKENS)
+    limit = pass_tokens(max_length or max(map(_row_length, rows)), fused_attention=fused_attention)
     grouped = {row for group in together for row in group}
     groups = [tuple(group) for group in together] + [(row,) for row in range(len(rows)) if row not in grouped]
     order = sorted(groups, key=lambda group: (-max(_row_length(rows[row]) for row in group), group))

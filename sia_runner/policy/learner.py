@@ -103,14 +103,15 @@ class InProcessLearner:
         """Take the policy with its adapter. `sharded`: processes divide the base, so all make each pass together."""
         self._policy, self._model, self._seed, self._work = policy, policy.model, seed, work
         self._max_length, self._serve, self._sharded = max_length, serve, sharded
+        self._rank, self._processes = join_processes(self._model.device.type)
         every = {"critic": True, "entropy": True, "temperature": True, "processes": True}
         self.abilities = LearnerAbilities(**every, overlap=serve is not None)
-        self._rank, self._processes = join_processes(self._model.device.type)
         self._value_head: ValueHead | None = None
-        self._weights: list[Tensor] = [weight for weight in self._model.parameters() if weight.requires_grad]
+        self._adapter: list[Tensor] = [weight for weight in self._model.parameters() if weight.requires_grad]
         if critic:
             self._value_head = ValueHead(self._model.config.get_text_config().hidden_size).to(self._model.device)
-            self._weights += self._value_head.parameters()
+        self._critic: list[Tensor] = list(self._value_head.parameters()) if self._value_head else []
+        self._weights = self._adapter + self._critic
         if self._processes > 1:
             for weight in self._weights:
                 dist.broadcast(weight.data, 0)
@@ -163,7 +164,8 @@ class InProcessLearner:
             self._sum_gradients()
             if all(weight.grad is None for weight in self._weights):
                 return 0.0
-            norm = torch.nn.utils.clip_grad_norm_(self._weights, settings.max_norm or math.inf)
+            norm = torch.nn.utils.clip_grad_norm_(self._adapter, settings.max_norm or math.inf)
+            torch.nn.utils.clip_grad_norm_(self._critic, settings.max_norm or math.inf)
             for group in self._optimizer.param_groups:
                 group.update(lr=settings.learning_rate, betas=settings.betas, eps=settings.epsilon)
             self._optimizer.step()
@@ -223,6 +225,9 @@ class InProcessLearner:
                 raise PolicyError(f"{file} is the state of another training: {first_line(error)}") from None
         self._steps = saved["steps"]
 
+    def forget(self, state: Json) -> None:
+        """Do nothing: the folder of the tag has all of it."""
+
     def export(self, folder: Path, origin: Mapping[str, Any]) -> None:
         """Write the adapter; the first process does."""
         if self._rank == 0:
@@ -236,7 +241,8 @@ class InProcessLearner:
 
     def _chunks(self, rows: Sequence[TrainingRow], together: Sequence[Sequence[int]] = ()) -> list[Chunk]:
         own = (self._rank, self._processes, together, self._max_length)
-        return deal_chunks(rows, *own, keep_empty=self._sharded)
+        fused = self._model.config.get_text_config()._attn_implementation != "eager"
+        return deal_chunks(rows, *own, keep_empty=self._sharded, fused_attention=fused)
 
     def _run(self, rows: Sequence[TrainingRow], chunk: Chunk) -> ChunkOutput:
         """Run a pass over a chunk; over the shortest row, which does not count, where others have a chunk more."""

@@ -5,13 +5,20 @@ import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 from sia_runner.config.training import LoraSettings
 from sia_runner.errors import TrainingError
 from sia_runner.text import first_line
-from sia_runner.wire.adapter_files import ORIGIN_FILE, active_adapters, load_peft_adapter, read_adapter_origin
+from sia_runner.wire.adapter_files import (
+    ORIGIN_FILE,
+    active_adapters,
+    load_peft_adapter,
+    read_adapter_origin,
+    why_not_this_base,
+)
 
 TRAINED_ADAPTER = "default"  # name of the adapter under training
 _PACKAGES = ("torch", "peft", "trl", "datasets", "accelerate")
@@ -24,6 +31,7 @@ class LoadedModel(Protocol):
     tokenizer: Any
     base_id: str
     base_sha256: str
+    trust_base: bool  # take adapters that a service trained, on the user's word
 
 
 def check_training_packages() -> None:
@@ -50,7 +58,8 @@ def attached_adapter(policy: LoadedModel, lora: LoraSettings, start: Path | None
         torch.manual_seed(seed)  # the A matrices of a new adapter are drawn at random
         try:
             if start is not None:
-                policy.model = load_adapter(policy.model, start, policy.base_sha256, TRAINED_ADAPTER, trainable=True)
+                own = policy.base_sha256, TRAINED_ADAPTER
+                policy.model = load_adapter(policy.model, start, *own, trainable=True, trust_base=policy.trust_base)
             elif previous is not None:
                 policy.model.add_adapter(TRAINED_ADAPTER, lora_config(lora, policy.model))
             else:
@@ -145,15 +154,14 @@ def _base_of(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def load_adapter(model: Any, path: Path, base_sha256: str, name: str, *, trainable: bool = False) -> Any:
+def load_adapter(
+    model: Any, path: Path, base_sha256: str, name: str, *, trainable: bool = False, trust_base: bool = False
+) -> Any:
     """Load the adapter in `path` as `name`; return PEFT's model. Raises TrainingError if it is for another base."""
     check_training_packages()
-    origin = read_adapter_origin(path)
-    if origin.base_sha256 != base_sha256:
-        raise TrainingError(
-            f"{path} is an adapter for {origin.base_id} (sha256 {origin.base_sha256[:12]}), "
-            f"not for the base that is loaded (sha256 {base_sha256[:12]})"
-        )
+    written = asdict(read_adapter_origin(path))
+    if reason := why_not_this_base(written, "the base that is loaded", base_sha256, trust_base=trust_base):
+        raise TrainingError(f"the adapter {path} {reason}")
     return load_peft_adapter(model, path, name, trainable=trainable)
 
 
@@ -166,9 +174,9 @@ def restore_adapter_state(model: Any, tensors: Mapping[str, Any]) -> None:
         raise TrainingError(f"a checkpoint of another adapter: {result.unexpected_keys[0]} is not in this one")
 
 
-def merge_adapter(model: Any, path: Path, base_sha256: str) -> Any:
+def merge_adapter(model: Any, path: Path, base_sha256: str, *, trust_base: bool = False) -> Any:
     """Merge an adapter into the base's weights; return a plain transformers model. The given base is consumed."""
-    merged = load_adapter(model, path, base_sha256, TRAINED_ADAPTER).merge_and_unload()
+    merged = load_adapter(model, path, base_sha256, TRAINED_ADAPTER, trust_base=trust_base).merge_and_unload()
     if getattr(merged.config, "tie_word_embeddings", False):
         merged.tie_weights()
     return merged
@@ -176,6 +184,7 @@ def merge_adapter(model: Any, path: Path, base_sha256: str) -> Any:
 
 def export_merged_model(policy: LoadedModel, path: Path, out: Path) -> None:
     """Write base and adapter merged, with the tokenizer, as a model folder that needs no PEFT."""
-    merge_adapter(policy.model, path, policy.base_sha256).save_pretrained(str(out))
+    merged = merge_adapter(policy.model, path, policy.base_sha256, trust_base=policy.trust_base)
+    merged.save_pretrained(str(out))
     policy.tokenizer.save_pretrained(str(out))
     shutil.copyfile(path / ORIGIN_FILE, out / ORIGIN_FILE)

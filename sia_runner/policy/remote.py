@@ -95,8 +95,8 @@ class RemotePolicy:
         limit = min(request.max_tokens, context - len(prompt_ids))
         settings = SampleSettings(limit, request.temperature, request.top_p, seed, request.stop)
         (sample,) = self.sampler.sample(prompt_ids, 1, settings, request.weights)
-        tokens = tuple(prompt_ids), sample.ids, sample.logprobs
-        return SampledCall(*tokens, sample.finish_reason, sample.version, *self._chat.answer(sample.ids, request))
+        tokens, (text, calls) = (tuple(prompt_ids), sample.ids, sample.logprobs), self._chat.answer(sample.ids, request)
+        return SampledCall(*tokens, sample.finish_reason, sample.version, text, calls, sample.billed)
 
     def close(self) -> None:
         """Free what the server holds for us."""

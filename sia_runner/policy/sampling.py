@@ -8,7 +8,7 @@ import hashlib
 import inspect
 import itertools
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,19 +52,23 @@ class TokenSampler:
         index_b = torch.tensor(rows, device=logits_bv.device)
         temperature_b = self._temperature_b[index_b]
         scale_b = torch.where(temperature_b > 0, temperature_b, 1.0)
-        # float64: in float32 a sum over 200,000 tokens is off by 1e-4, which changes samples near the boundaries
-        logprob_bv = (logits_bv.double() / scale_b[:, None].double()).log_softmax(-1)
-        token_b = logits_bv.argmax(-1)
+        scaled_bv = logits_bv.float() / scale_b[:, None]
+        # Sums in float64: in float32 one over 200,000 tokens is off by 1e-4, which changes samples near the boundaries.
+        # A softmax in float64 as a whole takes four times as long.
+        scaled_bv = scaled_bv - scaled_bv.max(-1, keepdim=True).values
+        weight_bv = scaled_bv.exp().double()
+        sum_bv = weight_bv.cumsum(-1)
+        total_b1 = sum_bv[:, -1:]
+        token_b = scaled_bv.argmax(-1)
         if any(self._sampled[row] for row in rows):
-            probability_bv = logprob_bv.exp()
             if any(self._truncated[row] for row in rows):
-                probability_bv = nucleus_filter(probability_bv, self._top_p_b[index_b])
-            sum_bv = probability_bv.cumsum(-1)
+                sum_bv = nucleus_filter(weight_bv / total_b1, self._top_p_b[index_b]).cumsum(-1)
             target_b = self._uniform_bt[index_b, step] * sum_bv[:, -1]
             sampled_b = torch.searchsorted(sum_bv, target_b[:, None], right=True)[:, 0]
             sampled_b = sampled_b.clamp(max=sum_bv.shape[1] - 1)
             token_b = torch.where(temperature_b > 0, sampled_b, token_b)
-        return token_b.tolist(), logprob_bv.gather(1, token_b[:, None])[:, 0].tolist()
+        logprob_b1 = scaled_bv.gather(1, token_b[:, None]).double() - total_b1.log()
+        return token_b.tolist(), logprob_b1[:, 0].tolist()
 
 
 def nucleus_filter(probability_bv: Tensor, top_p_b: Tensor) -> Tensor:
@@ -88,28 +92,41 @@ def _uniform_numbers(row: SamplingRow, limit: int) -> Tensor:
 # Padded tokens of one pass over prompts: a pass cannot be interrupted, and takes seconds on a CPU.
 _PIECE_TOKENS, _GPU_PIECE_TOKENS = 1024, 65536
 _MAX_CACHE_BYTES = 256 * 1024 * 1024  # bytes; the least recently used prompts are dropped first
+_MIN_SHARED = 16  # tokens at the beginning of several prompts that are worth a pass of their own
+_MAX_BEGINNINGS = 8  # of prompts, which are remembered
 
 _TokenIds = tuple[int, ...]
+_Layers = tuple[tuple[Tensor, Tensor], ...]  # keys and values of each layer: (heads, tokens, width)
 
 
 @dataclass(frozen=True, slots=True)
 class _CachedPrompt:
-    """One prompt: keys and values of each layer, shape (heads, tokens, width), and the logits after its end."""
+    """One prompt after its beginning, which other prompts may share: keys and values, and the logits after its end."""
 
-    layers: tuple[tuple[Tensor, Tensor], ...]
+    own: _Layers
     logits_v: Tensor
+    beginning: _Layers = ()
+
+    @property
+    def layers(self) -> _Layers:
+        """Return the keys and values of all its tokens."""
+        return _joined(self.beginning, self.own)
 
     @property
     def nbytes(self) -> int:
-        return self.logits_v.nbytes + sum(key.nbytes + value.nbytes for key, value in self.layers)
+        return self.logits_v.nbytes + sum(key.nbytes + value.nbytes for key, value in self.own)
 
 
 class PromptCache:
-    """The cached prompts of one version of the weights; another version clears the cache."""
+    """The cached prompts of one version of the weights; another version clears the cache.
+
+    What several new prompts begin with alike (instructions, examples) is read once.
+    """
 
     def __init__(self) -> None:
         self._version = ""
         self._entries: OrderedDict[_TokenIds, _CachedPrompt] = OrderedDict()
+        self._beginnings: OrderedDict[_TokenIds, _Layers] = OrderedDict()
         self._nbytes = 0
 
     def read(
@@ -122,6 +139,7 @@ class PromptCache:
         if version != self._version:
             self._version, self._nbytes = version, 0
             self._entries.clear()
+            self._beginnings.clear()
         keys = [tuple(prompt) for prompt in prompts]
         if not _keeps_all_tokens(model):
             return _read_prompts(model, keys, pad_id)
@@ -129,17 +147,19 @@ class PromptCache:
         for prompt in keys:
             if prompt in self._entries:
                 self._entries.move_to_end(prompt)
-        if not new:
-            return _join_prompts(model, [self._entries[prompt] for prompt in keys])
         fresh: dict[_TokenIds, _CachedPrompt] = {}
         whole = None
-        for piece in _pieces(new, _PIECE_TOKENS if model.device.type == "cpu" else _GPU_PIECE_TOKENS):
-            if over():
-                return None
-            reading = cache, _, logits_bv = _read_prompts(model, piece, pad_id)
-            if piece == keys:
-                whole = reading
-            fresh |= {prompt: _copy_prompt(cache, logits_bv, row, len(prompt)) for row, prompt in enumerate(piece)}
+        for start, beginning, group in self._grouped(model, new, pad_id):
+            limit = _PIECE_TOKENS if model.device.type == "cpu" else _GPU_PIECE_TOKENS
+            for piece in _pieces([prompt[start:] for prompt in group], limit):
+                if over():
+                    return None
+                reading = cache, _, logits_bv = _read_prompts(model, piece, pad_id, beginning)
+                if piece == keys:
+                    whole = reading
+                for row, rest in enumerate(piece):
+                    own = _copy_row(cache, row, len(rest))
+                    fresh[group[0][:start] + rest] = _CachedPrompt(own, logits_bv[row].clone(), beginning)
         prefixes = [fresh.get(prompt) or self._entries[prompt] for prompt in keys]
         for prompt, prefix in fresh.items():
             self._entries[prompt] = prefix
@@ -147,6 +167,47 @@ class PromptCache:
             while self._nbytes > _MAX_CACHE_BYTES:
                 self._nbytes -= self._entries.popitem(last=False)[1].nbytes
         return whole or _join_prompts(model, prefixes)
+
+    def _grouped(
+        self, model: Any, new: Sequence[_TokenIds], pad_id: int
+    ) -> Iterator[tuple[int, _Layers, list[_TokenIds]]]:
+        """Yield groups of prompts, with the number of tokens that were read for all of a group, and their layers."""
+        groups: dict[_TokenIds, list[_TokenIds]] = {}
+        for prompt in new:
+            groups.setdefault(self._longest_beginning(prompt), []).append(prompt)
+        for beginning, group in groups.items():
+            shared, layers = _common_beginning(group), self._beginnings.get(beginning, ())
+            if len(group) > 1 and len(shared) - len(beginning) >= _MIN_SHARED:
+                cache, _, _ = _read_prompts(model, [shared[len(beginning) :]], pad_id, layers)
+                layers = _joined(layers, _copy_row(cache, 0, len(shared) - len(beginning)))
+                self._beginnings[shared] = layers
+                if len(self._beginnings) > _MAX_BEGINNINGS:
+                    self._beginnings.popitem(last=False)
+                yield len(shared), layers, group
+            else:
+                yield len(beginning), layers, group
+
+    def _longest_beginning(self, prompt: _TokenIds) -> _TokenIds:
+        fitting = [ids for ids in self._beginnings if len(ids) < len(prompt) and prompt[: len(ids)] == ids]
+        longest = max(fitting, key=len, default=())
+        if longest:
+            self._beginnings.move_to_end(longest)
+        return longest
+
+
+def _joined(first: _Layers, second: _Layers) -> _Layers:
+    if not first:
+        return second
+    pairs = zip(first, second, strict=True)
+    return tuple((torch.cat([k1, k2], 1), torch.cat([v1, v2], 1)) for (k1, v1), (k2, v2) in pairs)
+
+
+def _common_beginning(prompts: Sequence[_TokenIds]) -> _TokenIds:
+    """Return the tokens that all prompts begin with; each has at least one more."""
+    first, last = min(prompts), max(prompts)
+    limit = min(map(len, prompts)) - 1
+    length = next((at for at, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), limit)
+    return first[: min(length, limit)]
 
 
 def _pieces(prompts: Sequence[_TokenIds], limit: int) -> list[list[_TokenIds]]:
@@ -161,11 +222,10 @@ def _pieces(prompts: Sequence[_TokenIds], limit: int) -> list[list[_TokenIds]]:
 
 
 def _join_prompts(model: Any, prefixes: Sequence[_CachedPrompt]) -> tuple[Any, Tensor, Tensor]:
-    from transformers import DynamicCache
-
-    lengths = [prefix.layers[0][0].shape[-2] for prefix in prefixes]
-    cache = DynamicCache(config=model.config)
-    for number, layers in enumerate(zip(*(prefix.layers for prefix in prefixes), strict=True)):
+    rows = [prefix.layers for prefix in prefixes]
+    lengths = [layers[0][0].shape[-2] for layers in rows]
+    cache = _new_cache(model)
+    for number, layers in enumerate(zip(*rows, strict=True)):
         key, value = (
             torch.stack([pad(tensor, (0, 0, max(lengths) - tensor.shape[1], 0)) for tensor in tensors])
             for tensors in zip(*layers, strict=True)
@@ -178,13 +238,20 @@ def _mask_left(lengths: Sequence[int], device: torch.device) -> Tensor:
     return torch.tensor([[0] * (max(lengths) - length) + [1] * length for length in lengths], device=device)
 
 
-def _read_prompts(model: Any, prompts: Sequence[_TokenIds], pad_id: int) -> tuple[Any, Tensor, Tensor]:
-    from transformers import DynamicCache
-
+def _read_prompts(
+    model: Any, prompts: Sequence[_TokenIds], pad_id: int, beginning: _Layers = ()
+) -> tuple[Any, Tensor, Tensor]:
+    """Run the prompts, all of which come after `beginning`; its tokens are the first in mask and cache."""
     lengths = [len(prompt) for prompt in prompts]
     padded = [[pad_id] * (max(lengths) - len(prompt)) + list(prompt) for prompt in prompts]
     ids_bt, mask_bt = torch.tensor(padded, device=model.device), _mask_left(lengths, model.device)
-    cache, position_bt = DynamicCache(config=model.config), (mask_bt.cumsum(-1) - 1).clamp(min=0)
+    cache = _new_cache(model)
+    for number, pair in enumerate(beginning):
+        key, value = (tensor.expand(len(prompts), *tensor.shape) for tensor in pair)
+        cache.update(key, value, number)
+    if beginning:
+        mask_bt = torch.cat([mask_bt.new_ones(len(prompts), beginning[0][0].shape[1]), mask_bt], dim=1)
+    position_bt = (mask_bt.cumsum(-1) - 1).clamp(min=0)[:, -ids_bt.shape[1] :]
     settings = {"attention_mask": mask_bt, "position_ids": position_bt, _cache_argument(model): cache}
     output = model(input_ids=ids_bt, use_cache=True, logits_to_keep=1, **settings)
     return cache, mask_bt, output.logits[:, -1]
@@ -203,10 +270,22 @@ def _keeps_all_tokens(model: Any) -> bool:
     return all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
 
 
-def _copy_prompt(cache: Any, logits_bv: Tensor, row: int, length: int) -> _CachedPrompt:
-    """Copy one row of the cache: a view would keep the whole batch in memory."""
-    layers = ((layer.keys[row, :, -length:].clone(), layer.values[row, :, -length:].clone()) for layer in cache.layers)
-    return _CachedPrompt(tuple(layers), logits_bv[row].clone())
+def _new_cache(model: Any) -> Any:
+    """Return an empty cache of transformers; layers that keep all tokens get room for more than they hold."""
+    from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer
+
+    from sia_runner.policy.kv_cache import RoomyLayer
+
+    cache = DynamicCache(config=model.config)
+    cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+
+
+def _copy_row(cache: Any, row: int, length: int) -> _Layers:
+    """Copy the last tokens of one row of the cache: a view would keep the whole batch in memory."""
+    pairs = ((layer.keys[row, :, -length:].clone(), layer.values[row, :, -length:].clone()) for layer in cache.layers)
+    return tuple(pairs)
 
 
 _SampledTokens = tuple[list[int], list[float], str]

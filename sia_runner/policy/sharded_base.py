@@ -15,6 +15,7 @@ import torch.distributed as dist
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from sia_runner.policy.base_model import weights_dtype
 from sia_runner.text import first_line
 from sia_runner.wire.policy import PolicyError
 
@@ -22,7 +23,7 @@ _BLOCK_BYTES = 2**26  # of a parameter, read at once
 _EXPERT_PARTS = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}  # of files with an entry each
 
 
-def weightless_model(folder: Path, dtype: str) -> Any:
+def weightless_model(folder: Path, dtype: str, device: str = "cpu") -> Any:
     """Return the base's model whose parameters have shapes, but take no memory until `shard_and_load`.
 
     Its buffers are real. Raises PolicyError.
@@ -38,7 +39,7 @@ def weightless_model(folder: Path, dtype: str) -> Any:
                 raise PolicyError(f"base={folder}: its weights are stored as {method}; trainer.shards reads mxfp4 only")
             del config.quantization_config
         with init_empty_weights(include_buffers=False):
-            model: Any = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+            model: Any = AutoModelForCausalLM.from_config(config, dtype=weights_dtype(dtype, device))
     except (OSError, ValueError, KeyError) as error:
         raise PolicyError(f"base={folder} cannot be loaded: {first_line(error)}") from None
     if not isinstance(getattr(model.base_model, "layers", None), nn.ModuleList):

@@ -34,6 +34,7 @@ class ShardedModel:
     tokenizer: Any
     base_id: str
     base_sha256: str
+    trust_base: bool = False
     lock: Any = field(default_factory=threading.RLock)
     version: str = BASE_VERSION
 
@@ -70,7 +71,7 @@ def sharded_learner(
     device = ("cuda" if torch.cuda.is_available() else "cpu") if spec.device == "auto" else spec.device
     join_processes(device)
     folder = base_folder(spec.base)
-    policy = ShardedModel(weightless_model(folder, spec.dtype), None, spec.base, base_sha256)
+    policy = ShardedModel(weightless_model(folder, spec.dtype, device), None, spec.base, base_sha256, spec.trust_base)
     with attached_adapter(policy, lora, start, seed) as model:
         trained = [name for name, weight in model.named_parameters() if weight.requires_grad]
         if others := [name for name in trained if "lora_" not in name]:

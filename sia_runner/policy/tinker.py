@@ -60,9 +60,9 @@ class TinkerPolicy(RemotePolicy):
             if self.reduction == "measure":
                 rows = served.probe_rows()
                 tokens = token_count(rows)  # five forward passes, and four with a gradient, two of them on longer rows
-                with _placed_model(self.client, settings, work) as probe, self.charge(5 * tokens, 6 * tokens):
+                with placed_model(self.client, settings, work) as probe, self.charge(5 * tokens, 6 * tokens):
                     self.reduction = measure_reduction(probe, rows)  # of this shape: some servers hold no other beside
-            with _placed_model(self.client, settings, work) as model:
+            with placed_model(self.client, settings, work) as model:
                 learner = TinkerLearner(served, self._tinker_sampler, model, settings, self.reduction)
                 if origin:
                     learner.load_weights(origin)
@@ -95,7 +95,7 @@ class TinkerPolicy(RemotePolicy):
 
 
 @contextmanager
-def _placed_model(client: TinkerClient, settings: ModelSettings, work: Path) -> Iterator[TinkerModel]:
+def placed_model(client: TinkerClient, settings: ModelSettings, work: Path) -> Iterator[TinkerModel]:
     """Yield a new model, and free its place; its id is on disk meanwhile, as a killed process frees nothing."""
     model = client.create(settings)
     work.mkdir(parents=True, exist_ok=True)
@@ -104,8 +104,8 @@ def _placed_model(client: TinkerClient, settings: ModelSettings, work: Path) -> 
     try:
         yield model
     finally:
-        model.unload()
-        note.unlink(missing_ok=True)
+        if model.unload():
+            note.unlink(missing_ok=True)
 
 
 def _free_model_of_killed_run(client: TinkerClient, work: Path) -> None:

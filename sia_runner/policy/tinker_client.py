@@ -8,11 +8,13 @@ import json
 import logging
 import os
 import threading
+import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module, metadata
 from typing import Any, TypeVar
@@ -30,6 +32,7 @@ LAST_JSON_VERSION = "tinker<0.25"  # 0.25 changed the wire format; self-hosted s
 _KEY_PREFIX = "tml-"  # without it the package refuses a key, also for a server that asks for none
 _LOCAL_KEY = "tml-local"
 _REACH_SECONDS = 5.0  # of the first question whether anything listens
+_WATCH_SECONDS = 10.0  # between looks whether a server that has not answered yet still listens
 _CREATE_SECONDS = 60.0  # of the first answer of a model: a server of another protocol version never answers
 _MAX_MESSAGE_CHARS = 300  # characters: a refusal may repeat the whole request
 _PIECE_BYTES = 1 << 20  # bytes of an archive that are read at a time
@@ -59,6 +62,7 @@ class TinkerClient:
         self.address, self.seconds, self._row_multiple = address_of(self.url), seconds, row_multiple
         self._key = key or _LOCAL_KEY
         self._service: Any = None
+        self._has_answered = False  # a training call: a server of another protocol version may answer what comes before
         self._lock = threading.Lock()
 
     def check(self, seconds: float) -> None:
@@ -78,8 +82,8 @@ class TinkerClient:
         """Create a model: a new adapter on a base, which holds a place at the service until `unload`."""
         service = self._connected()
 
-        def ask() -> Any:
-            return service.create_lora_training_client(
+        def ask() -> tuple[Any, str]:
+            training = service.create_lora_training_client(
                 base_model=settings.base,
                 rank=settings.rank,
                 seed=settings.seed,
@@ -87,13 +91,10 @@ class TinkerClient:
                 train_mlp=settings.mlp,
                 train_unembed=settings.unembedding,
             )
+            return training, str(training.model_id)  # newer versions of the package return a future, which waits here
 
-        try:
-            return TinkerModel(self, self.call("creating a model", ask, max(self.seconds, _CREATE_SECONDS)))
-        except CallError as failed:
-            if failed.kind == "timeout":
-                failed.message += f"; if it speaks an older format than tinker {sdk_version()}: {_older_package()}"
-            raise
+        with self._training_call():
+            return TinkerModel(self, *self.call("creating a model", ask, max(self.seconds, _CREATE_SECONDS)))
 
     def sampler(self, path: str | None, base: str) -> "TinkerSampling":
         """Return what samples from saved weights, or from the base."""
@@ -105,6 +106,12 @@ class TinkerClient:
         """Check that the service knows a saved state. That it can be read is only seen after loading."""
         rest = self._connected().create_rest_client()
         self.call("a saved state", lambda: rest.get_weights_info_by_tinker_path(path).result(self.seconds))
+
+    def delete(self, path: str) -> None:
+        """Delete a saved state. Raises CallError, also at a service that deletes none."""
+        rest = self._connected().create_rest_client()
+        ask = lambda: rest.delete_checkpoint_from_tinker_path(path).result(_REACH_SECONDS)  # noqa: E731
+        self.call("deleting a checkpoint", ask, _REACH_SECONDS)
 
     def download(self, path: str) -> bytes:
         """Return the archive of weights that were saved for a sampler: a tar.gz with an adapter."""
@@ -120,13 +127,14 @@ class TinkerClient:
         """Return how many rows are sent for so many: some servers deal them evenly to their GPUs."""
         return -(-rows // self._row_multiple) * self._row_multiple
 
-    def unload(self, model_id: str) -> None:
-        """Free the place of a model, also of one that another process left behind. Does nothing where that fails."""
+    def unload(self, model_id: str) -> bool:
+        """Free the place of a model, also of one that another process left behind. Return False without an answer."""
         body = json.dumps({"model_id": model_id, "type": "unload_model"}).encode()
         try:
             self._fetch("unloading a model", f"{self.url}/api/v1/unload_model", body, _REACH_SECONDS)
-        except CallError:
-            return  # hosted services free it by themselves
+        except CallError as failed:
+            return failed.status is not None  # hosted services free it by themselves
+        return True
 
     def call(self, what: str, ask: Callable[[], _Result], seconds: float | None = None) -> _Result:
         """Return what `ask` returns, or raise CallError; the package's own waiting has no bound."""
@@ -139,11 +147,41 @@ class TinkerClient:
                 answer.set_exception(error)
 
         threading.Thread(target=work, name="tinker", daemon=True).start()
+        self._wait_for(answer, what, seconds)
         try:
-            # the thread's own timeout comes first where it has one
-            return answer.result(seconds + 1)
+            return answer.result()
         except Exception as error:  # noqa: BLE001 - the package has no common base for its errors
             raise self._failure(error, what, seconds) from None
+
+    def training_call(self, what: str, send: Callable[[], Any]) -> Any:
+        """Return the result of what is sent."""
+        with self._training_call():
+            result = self.call(what, lambda: send().result(self.seconds))
+        self._has_answered = True
+        return result
+
+    @contextmanager
+    def _training_call(self) -> Iterator[None]:
+        try:
+            yield
+        except CallError as failed:
+            if (failed.kind == "timeout" or failed.status == 422) and not self._has_answered:
+                failed.message += f"; if it speaks an older format than tinker {sdk_version()}: {_older_package()}"
+            raise
+
+    def _wait_for(self, answer: Future[Any], what: str, seconds: float) -> None:
+        """Wait for an answer. Raises CallError once time is up, or nothing has listened twice in a row."""
+        ends, misses = time.monotonic() + seconds + 1, 0  # the thread's own timeout comes first where it has one
+        while wait([answer], min(_WATCH_SECONDS, max(0.0, ends - time.monotonic()))).not_done:
+            if time.monotonic() >= ends:
+                raise self._no_answer(what, seconds)
+            try:
+                self.check(_REACH_SECONDS)
+                misses = 0
+            except CallError as failed:
+                misses += failed.kind == "unreachable"
+                if misses > 1:
+                    raise
 
     def _connected(self) -> Any:
         with self._lock:
@@ -213,8 +251,8 @@ class TinkerClient:
 class TinkerModel:
     """A model under training; after a timeout its calls wait behind the one without an answer: create another."""
 
-    def __init__(self, client: TinkerClient, training: Any) -> None:
-        self._client, self._training, self.model_id = client, training, str(training.model_id)
+    def __init__(self, client: TinkerClient, training: Any, model_id: str) -> None:
+        self._client, self._training, self.model_id = client, training, model_id
 
     def forward(self, rows: Sequence[TrainingRow]) -> RowNumbers:
         """Return the logprobs of the weights now."""
@@ -269,9 +307,9 @@ class TinkerModel:
         ask = self._training.save_weights_and_get_sampling_client
         return TinkerSampling(self._client, self._client.call("publishing the weights", ask))
 
-    def unload(self) -> None:
-        """Free the model's place at the service."""
-        self._client.unload(self.model_id)
+    def unload(self) -> bool:
+        """Free the model's place at the service. Return False without an answer."""
+        return self._client.unload(self.model_id)
 
     def _padded(self, data: list[Any], rows: Sequence[TrainingRow]) -> list[Any]:
         """Return the data with copies of the first row behind them that have no effect."""
@@ -281,8 +319,7 @@ class TinkerModel:
         return data + [copy] * (self._client.padded_count(len(data)) - len(data))
 
     def _wait(self, what: str, send: Callable[[], Any]) -> Any:
-        seconds = self._client.seconds
-        return self._client.call(what, lambda: send().result(seconds))
+        return self._client.training_call(what, send)
 
 
 class TinkerSampling:
@@ -338,13 +375,13 @@ def _sdk() -> Any:
     return import_module("tinker")
 
 
+def _older_package() -> str:
+    return f"pip install '{LAST_JSON_VERSION}'"
+
+
 def sdk_version() -> str:
     """Return the version of the package `tinker`."""
     return metadata.version("tinker")
-
-
-def _older_package() -> str:
-    return f"pip install '{LAST_JSON_VERSION}'"
 
 
 def _datum(row: TrainingRow, columns: dict[str, Any]) -> Any:

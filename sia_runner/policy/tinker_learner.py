@@ -51,7 +51,7 @@ class TinkerLearner:
     Rows wait for the step because a service that averages divides by their number. Logprobs are at temperature 1.
     """
 
-    abilities = LearnerAbilities(critic=False, entropy=False, temperature=False, processes=False)
+    abilities = LearnerAbilities(critic=False, entropy=False, temperature=False, processes=False, shares_base=True)
 
     def __init__(
         self, served: ServedBase, sampler: TinkerSampler, model: TinkerModel, settings: ModelSettings, reduction: str
@@ -120,6 +120,11 @@ class TinkerLearner:
             what = "a checkpoint (delete the update's training/ to begin it again)"
             load_proven(self._model, state, what, self._served.charge)
         self._waiting, self._failed = [], ""
+
+    def forget(self, state: Json) -> None:
+        """Delete what `save` saved, if it is at this service. Raises CallError."""
+        if state.get("service") == self._served.place:
+            self._served.client.delete(str(state["state"]))
 
     def load_weights(self, service: Json) -> None:
         """Start from an adapter of this service. Raises PolicyError if it is lost, or has another shape."""

@@ -148,7 +148,7 @@ class TinkerSampler:
         for ids, logprobs, reason in answers:
             end = next((n for n in range(1, len(ids)) if over(ids[:n])), len(ids)) if settings.stop else len(ids)
             stopped = end < len(ids) or reason == "stop" or over(ids)
-            samples.append(Sample(ids[:end], logprobs[:end], "stop" if stopped else "length", version))
+            samples.append(Sample(ids[:end], logprobs[:end], "stop" if stopped else "length", version, len(ids)))
         return samples
 
     def score(self, rows: Sequence[TrainingRow], weights: WeightsSource) -> RowNumbers:
@@ -161,7 +161,7 @@ class TinkerSampler:
             except Exception as error:  # noqa: BLE001 - handed over to who waits
                 answer.set_exception(error)
 
-        with self._served.charge(token_count(rows), 0):
+        with self._served.charge(token_count(rows), len(rows)):  # the protocol generates a token after each
             for pair in zip(rows, answers, strict=True):  # an interrupted run does not wait for daemons
                 threading.Thread(target=ask, args=pair, name="tinker", daemon=True).start()
             return [answer.result() for answer in answers]

@@ -12,7 +12,6 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,19 +25,12 @@ from sia_runner.policy.engine import PolicyEngine
 from sia_runner.policy.remote import RemotePolicy
 from sia_runner.policy.vllm_client import VllmServer
 from sia_runner.policy.vllm_servers import ManagedServers
-from sia_runner.records import SampledCall
 from sia_runner.system import process_count
-from sia_runner.wire.adapter_files import CONFIG_FILE, WEIGHTS_FILE, write_adapter
+from sia_runner.wire.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from sia_runner.wire.failures import CallError
 from sia_runner.wire.grants import ProviderDown
 from sia_runner.wire.learning import Learner, RowNumbers, Sample, SampleSettings, TrainingRow
-from sia_runner.wire.policy import (
-    LiveWeights,
-    PolicyError,
-    PolicyRequest,
-    WeightsSource,
-    check_policy_packages,
-)
+from sia_runner.wire.policy import LiveWeights, PolicyError, WeightsSource, check_policy_packages
 
 _REQUEST_SECONDS = 3600.0  # of one request: slow hardware may queue for long
 _STARTUP_SECONDS = 60.0  # of the first requests: a new server compiles first
@@ -61,12 +53,14 @@ class _Published:
 class VllmSampler:
     """A RemoteSampler at one vLLM server, or at those of the run; all methods may be called from any thread."""
 
-    def __init__(self, base_id: str, server: VllmServer | ManagedServers, folder: Path) -> None:
+    def __init__(
+        self, base_id: str, server: VllmServer | ManagedServers, folder: Path, *, trust_base: bool = False
+    ) -> None:
         """Ask the server for its context. Raises CallError.
 
         Published versions are written to `folder`, which the server has to see under the same path.
         """
-        self._base_id, self._folder = base_id, folder
+        self._base_id, self._folder, self._trust_base = base_id, folder, trust_base
         self._server, self._lock = server, threading.RLock()
         self.address = self._server.address
         self._prefix = f"sia-live-{uuid.uuid4().hex[:12]}"  # other runs may use the same server
@@ -242,7 +236,7 @@ class VllmSampler:
         version = adapter_version(adapter)
         name = f"sia-{version}"
         if name not in self._loaded:
-            check_adapter_base(adapter, self._base_id, self.base_sha256)
+            check_adapter_base(adapter, self._base_id, self.base_sha256, trust_base=self._trust_base)
             self._load(name, adapter)
             self._loaded[name] = None
             while len(self._loaded) > _MAX_SERVER_ADAPTERS:
@@ -292,12 +286,12 @@ class VllmPolicy(RemotePolicy):
         """
         check_policy_packages()
         self._load, self._copy_lock, self._copy = load, threading.Lock(), None
-        self._is_stale = False  # see `model`
         tokenizer = load_tokenizer(spec.base, base_folder(spec.base, weights=False))
         if servers is not None:
             servers.start()
         try:
-            sampler = VllmSampler(spec.base, servers or VllmServer(str(spec.base_url)), folder)
+            server = servers or VllmServer(str(spec.base_url))
+            sampler = VllmSampler(spec.base, server, folder, trust_base=spec.trust_base)
             sampler.check_logprobs(ChatTokenizer(tokenizer).prompt_ids([{"role": "user", "content": "1"}]))
         except CallError as failed:
             where = "vllm" if servers else f"base_url={spec.base_url}"
@@ -341,40 +335,3 @@ class VllmPolicy(RemotePolicy):
             if self._copy is None:
                 self._copy = self._load()
             return self._copy
-
-    # What TRL's trainers use, which change the copy themselves; it goes with them.
-
-    @property
-    def model(self) -> Any:
-        """The training copy: a transformers model, PEFT's while it is trained."""
-        return self._training_copy().model
-
-    @model.setter
-    def model(self, model: Any) -> None:
-        self._training_copy().model = model
-        self._is_stale = hasattr(model, "peft_config")
-
-    @contextmanager
-    def training(self) -> Iterator[Any]:
-        """Yield the training copy in train mode; the next request makes the server load the new weights."""
-        with self._training_copy().training() as model:
-            try:
-                yield model
-            finally:
-                self._is_stale = hasattr(self.model, "peft_config")
-
-    def use(self, adapter: Path | None) -> str:
-        """Make an adapter, or the base, the live weights."""
-        self._is_stale = False
-        return super().use(adapter)
-
-    def answer(self, request: PolicyRequest) -> SampledCall:
-        """Answer one request, with the newest weights of the training copy if they are asked for."""
-        if isinstance(request.weights, LiveWeights):
-            with self._copy_lock:
-                if self._is_stale and self._copy is not None:
-                    (name,) = self._copy.model.active_adapters
-                    origin = {"base_id": self.base_id, "base_sha256": self.base_sha256}
-                    self.sampler.publish(partial(write_adapter, self._copy.model, name, origin=origin))
-                    self._is_stale = False
-        return super().answer(request)

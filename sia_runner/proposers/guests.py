@@ -32,9 +32,9 @@ def guest_proposal(guest: str, brief: Brief, start: Files, hosted: GuestResult) 
     title, reason = one_line(heading.strip("#*` "), _TITLE_CHARACTERS), rest.strip()[:_REASON_CHARACTERS]
     files = {name: text for name, text in hosted.files.items() if _is_source(name)}
     changed = sorted(name for name in {*files, *start} if files.get(name) != start.get(name))
-    if not changed and brief.n > 1 and re.match(r"STOP\b", title):
+    if not changed and not brief.first and re.match(r"STOP\b", title):
         return Proposal(Lever.STOP, one_line(f"{title} {reason}", _REASON_CHARACTERS), usage=hosted.usage)
-    if not changed and (interruption or brief.n > 1):
+    if not changed and (interruption or not brief.first):
         why = f"{guest} changed nothing{f': {interruption}' if interruption else ''}"
         title = one_line(why, _TITLE_CHARACTERS)
         return Proposal(Lever.HARNESS, f"{why}. {reason}".strip(), title=title, usage=hosted.usage)

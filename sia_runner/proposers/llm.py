@@ -75,10 +75,10 @@ class Llm:
             evidence=evidence,
             draft=Draft(start, self._context.entry),
             workbench=workbench,
-            trials=self._trials,
+            trials=0 if brief.blind else self._trials,
             questions=self._questions,
             answer_bytes=min(_TOOL_ANSWER_BYTES, self._limit // 6),
-            first=brief.n == 1,
+            first=brief.first,
             earlier={
                 str(past.notes["digest"]): f"generation {past.n}, {past.status} ({past.reason[:200]})"
                 for past in brief.history

@@ -29,7 +29,7 @@ def render_prompt(template: str, **values: Any) -> str:
 def task_facts(context: ProposerContext, brief: Brief) -> dict[str, Any]:
     """Return the values that the prompts of all models have in common."""
     return {
-        "first": brief.n == 1,
+        "first": brief.first,
         "task": context.task_name,
         "n": brief.n,
         "max_gen": brief.max_gen,
@@ -40,6 +40,7 @@ def task_facts(context: ProposerContext, brief: Brief) -> dict[str, Any]:
         "calls_model": context.calls_model,
         "sibling": brief.sibling,
         "direction": direction_for(brief, context.calls_model),
+        "notes": [table_cell(text, len(text)) for text in brief.directions],
     }
 
 

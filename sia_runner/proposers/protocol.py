@@ -111,6 +111,13 @@ class Brief:
     parent: int | None = None  # generation whose harness is to be extended, as `search` chose; None in generation 1
     weights: WeightsLever | None = None  # None: the harness is the only lever of this proposal
     sibling: int = 0  # index among the parallel proposals, from 0
+    blind: bool = False  # a search without feedback (a control arm): draw at random, and try nothing out
+    directions: Sequence[str] = ()  # notes of the person who runs the experiment, the oldest first, a line each
+
+    @property
+    def first(self) -> bool:
+        """True if the proposal starts from nothing but the task: generation 1, and all of a blind search."""
+        return self.n == 1 or self.blind
 
 
 class Proposer(Protocol):

@@ -47,7 +47,20 @@ class Recipes:
         if self._space is None:
             where = "recipes/recipes.yaml in the task's folder"
             return Proposal(Lever.STOP, f"task {self._context.task_name} declares no recipes; expected {where}")
-        return self._search(self._space, brief, workbench)
+        return self._draw(self._space, brief.n) if brief.blind else self._search(self._space, brief, workbench)
+
+    def _draw(self, space: Space, n: int) -> Proposal:
+        """Return a variant drawn at random, each recipe as likely as the others: a search without feedback."""
+        rng = Random(f"{self._context.seed}:{n}:blind")
+        variant = rng.choice(list(space.recipes.values())).sample(rng)
+        constants = ", ".join(f"{name}={value}" for name, value in variant.constants.items())
+        return Proposal(
+            Lever.HARNESS,
+            f"Drawn at random from the task's recipes, without feedback: {variant.recipe} with {constants or 'none'}.",
+            files={self._context.entry: space.program(variant)},
+            title=f"random {variant.recipe}",
+            notes={"recipe": variant.recipe, "constants": dict(variant.constants)},
+        )
 
     def _reference(self) -> Proposal:
         files, space = read_harness_files(self._context.reference, self._context.entry), self._space

@@ -14,13 +14,16 @@ from sia_runner.config.experiment import check_experiment
 from sia_runner.config.migration import read_stored_config
 from sia_runner.records import Json, Outcome
 from sia_runner.selection.scoring import mean_value, paired_difference
+from sia_runner.store.directions import directed_words, read_directions
 from sia_runner.store.files import read_slice
-from sia_runner.store.generations import NO_MODEL, earned_mode
+from sia_runner.store.generations import CONTROL, earned_mode, harness_called_model
 from sia_runner.store.journal import JournalError, JournalReader, finished_generations, test_result_of
 from sia_runner.store.run_directory import RunDir, RunDirectoryError, read_json
 
 # keys that may differ; the kind of target agent is compared instead of its name
-_TREATMENT_KEYS = ("trainer.", "seed", "lever.", "target_agent.name", "target_agent.kind", "web")
+_TREATMENT_KEYS = ("trainer.", "seed", "lever.", "target_agent.name", "target_agent.kind", "web", "control", "notes")
+_CONTROL_KEYS = ("budget.", "max_gen", "search.")  # which the equal budget replaces in a control arm
+_BACKEND = "target_agent.policy.backend"
 MAX_FILE_BYTES = 64 << 20  # bytes of summary.json and scores.json
 _MAX_KEYS = 10_000  # of a configuration: a few lines of YAML references could expand without end
 
@@ -96,22 +99,33 @@ def _read_finished_run(run: RunDir, name: str) -> FinishedRun:
         scores = run.test(end_entry["best"]).path / "scores.json"
         raise RunDirectoryError(f"{scores} was changed since it was written: python -m sia_runner verify {run.path}")
     config, lock = read_stored_config(run.config), read_json(run.lock)
-    experiment = check_experiment(config)
+    stored, experiment = _dotted_keys(config), check_experiment(config)
     generations = finished_generations(journal)
     mode = earned_mode(experiment.trainer.mode, generations, run.path)
     target_kind = "policy" if experiment.has_policy else "model" if experiment.calls_model else "script"
-    if mode == NO_MODEL:
+    if harness_called_model(generations, run.path) is False:
         target_kind = "script"
     test_questions = json.dumps([sorted(outcome.unit for outcome in outcomes), sorted(lock["data"].items())])
+    # with the defaults of keys that an earlier version did not have
+    settings = stored | _dotted_keys(experiment.model_dump(mode="json")) | {"target_agent": target_kind}
+    if _BACKEND in settings:
+        settings[_BACKEND] = backends_in_order(str(settings[_BACKEND]), journal)
     return FinishedRun(
         row={"run": name} | _run_row(summary, journal) | {"mode": mode},
-        config=_dotted_keys(config) | {"target_agent": target_kind},
+        config=settings,
         outcomes=outcomes,
         higher_is_better=summary["metric"]["higher_is_better"],
         test_sha256=hashlib.sha256(test_questions.encode()).hexdigest(),
         policy_sha256=(lock.get("policy") or {}).get("sha256"),
         harness_sha256=generations[0].steps.get("build", {}).get("sha256"),
     )
+
+
+def backends_in_order(stored: str, journal: JournalReader) -> str:
+    """Return what answered for the policy: the stored backend, and the one for which a resume left a service."""
+    overrides = (text for entry in journal.of("resumed") for text in entry["overrides"])
+    later = (value for key, _, value in (text.partition("=") for text in overrides) if key == _BACKEND)
+    return ", then ".join(dict.fromkeys([stored, *later]))
 
 
 def read_test_outcomes(run: Path, journal: JournalReader, n: int) -> tuple[Outcome, ...]:
@@ -133,6 +147,7 @@ def _run_row(summary: Json, journal: JournalReader) -> Json:
         "seed": summary["seed"],
         "best": best["generation"],
         **{key: best[key] for key in ("val", "test", "baseline_test")},
+        "directed": len(read_directions(journal)),  # notes of a person
         "test_runs": sum(entry["step"].startswith("test/") for entry in journal.of("done")),
         "usage": summary["usage"],
         "seconds": round(sum(entry["seconds"] for entry in journal.of("done")), 1),
@@ -173,6 +188,9 @@ def _pair_figures(old: FinishedRun, new: FinishedRun) -> Json:
 
 def _setup_differences(old: FinishedRun, new: FinishedRun) -> Iterator[str]:
     both = f"{old.name} and {new.name}"
+    for arm in (old, new):
+        if words := directed_words(arm.row.get("directed", 0)):
+            yield f"{both}: no fair comparison, {arm.name} was {words}"
     if old.row["seed"] != new.row["seed"]:
         yield f"{both}: other seeds ({old.row['seed']}, {new.row['seed']})"
     if old.harness_sha256 != new.harness_sha256:
@@ -180,10 +198,20 @@ def _setup_differences(old: FinishedRun, new: FinishedRun) -> Iterator[str]:
     if old.policy_sha256 != new.policy_sha256:
         digests = ", ".join((arm.policy_sha256 or "")[:12] or "none recorded" for arm in (old, new))
         yield f"{both} began with different policies ({digests})"
+    control = any(str(arm.row.get("mode", "")).startswith(CONTROL) for arm in (old, new))
+    if control:
+        yield f"{both}: spent {_spending(old.row)}, {_spending(new.row)}"
+    treated = (*_TREATMENT_KEYS, *(_CONTROL_KEYS if control else ()))
     for key in sorted({*old.config, *new.config}):
         old_value, new_value = old.config.get(key), new.config.get(key)
-        if old_value != new_value and not key.startswith(_TREATMENT_KEYS):
+        if old_value != new_value and not key.startswith(treated):
             yield f"{both}: {key} is {old_value}, {new_value}"
+
+
+def _spending(row: Json) -> str:
+    usd = row["usage"]["usd"]
+    dollars = "dollars not known" if usd is None else f"USD {usd:.4f}"
+    return f"{row['usage']['tokens']:,} tokens and {row['seconds']:.1f} s ({dollars})"
 
 
 def _dotted_keys(config: Json) -> Json:

@@ -112,6 +112,7 @@ class RunRow:
     tokens: int = 0
     calls: int = 0
     stopped: str = ""
+    directed: int = 0  # notes of a person
     host: str = ""  # of its process, if that is alive
     updated: float = 0.0  # unix seconds
 
@@ -189,4 +190,5 @@ def _read_row(run: Path, path: str) -> RunRow:
         tokens=as_int(usage.get("tokens")) or 0,
         calls=as_int(usage.get("calls")) or 0,
         stopped=str(summary.get("stopped") or ""),
+        directed=len(as_list(summary.get("directions"))),
     )

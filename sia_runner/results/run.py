@@ -2,7 +2,7 @@
 
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +76,7 @@ def budget_limits(config: Json, journal: JournalReader) -> dict[str, float | Non
 
 
 _MAX_POINTS = 2_000  # of each curve at most
-_CURVE_NAMES = ("reward", "kl", "entropy", "length")
+_CURVE_NAMES = ("reward", "kl", "entropy", "length", "drift_kl", "drift_share")
 
 
 class _TrainingCurves:
@@ -102,7 +102,8 @@ class _TrainingCurves:
 def finished_curves(training: TrainingRecord) -> dict[str, list[tuple[int, float]]]:
     """Return curve name -> (step, value), in order, of a finished update."""
     curves: dict[str, list[tuple[int, float]]] = {}
-    for name, values in (("reward", training.reward), ("kl", training.kl), ("entropy", training.entropy)):
+    for name in _CURVE_NAMES:
+        values: Sequence[float | None] = getattr(training, name, [])  # a finished update has no lengths
         if points := [(step, value) for step, value in enumerate(values[:_MAX_POINTS], 1) if value is not None]:
             curves[name] = points
     return curves

@@ -23,18 +23,29 @@ class TrainingRecord:
     stopped: str
     tokens: int | None
     seconds: float | None
+    drift_kl: list[float | None]  # of the sampler to the learner, nats per token; earlier versions kept neither
+    drift_share: list[float | None]
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> "TrainingRecord | None":
         """Return the update of a row of summary.json, or of a journaled build; None if there is no reward."""
         if not isinstance(data.get("reward"), list):
             return None
-        reward, kl, entropy = ([*map(as_number, data.get(key) or [])] for key in ("reward", "kl", "entropy"))
+        names = ("reward", "kl", "entropy", "drift_kl", "drift_share")
+        curves = {name: [*map(as_number, data.get(name) or [])] for name in names}
         return TrainingRecord(
-            as_int(data["asked"] if "asked" in data else as_dict(data.get("algorithm")).get("steps")),
-            as_int(data.get("steps")), reward, kl, entropy,
-            as_text(data.get("stopped")), as_int(data.get("tokens")), as_number(data.get("seconds")),
-        )  # fmt: skip
+            asked=as_int(data["asked"] if "asked" in data else as_dict(data.get("algorithm")).get("steps")),
+            steps=as_int(data.get("steps")),
+            stopped=as_text(data.get("stopped")),
+            tokens=as_int(data.get("tokens")),
+            seconds=as_number(data.get("seconds")),
+            **curves,
+        )
+
+    def to_json(self) -> Json:
+        """Return the update as a row of summary.json has it: drift only where it was measured."""
+        data = asdict(self)
+        return {name: value for name, value in data.items() if value or not name.startswith("drift_")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +125,7 @@ class GenerationRecord:
             "parent": self.parent,
             "val": self.val and self.val.to_json(),
             "outcomes": dict(self.outcomes),
-            "training": self.training and asdict(self.training),
+            "training": self.training and self.training.to_json(),
             "seconds": {step: seconds for step, seconds in self.seconds.items() if step != "plan"},
             "usage": self.usage,
         }
@@ -128,6 +139,7 @@ class GenerationRecord:
 
 
 SIA_H, SIA_WH, NO_MODEL = "SIA-H", "SIA-W+H", "SIA-H, no model"
+CONTROL = "control-"  # the labels of control arms begin with it
 
 
 def weights_were_tried(generations: Sequence[GenerationRecord]) -> bool:
@@ -136,15 +148,22 @@ def weights_were_tried(generations: Sequence[GenerationRecord]) -> bool:
 
 
 def earned_mode(configured: str, generations: Sequence[GenerationRecord], run: Path) -> str:
-    """Return the label of a run by what was done in it; before the first harness ran, the configured one."""
+    """Return the label of a run by what was done in it; a control arm's, and before the first run, the configured."""
     if weights_were_tried(generations):
         return SIA_WH
+    called = harness_called_model(generations, run)
+    if called is None or configured.startswith(CONTROL):
+        return configured
+    return SIA_H if called else NO_MODEL
+
+
+def harness_called_model(generations: Sequence[GenerationRecord], run: Path) -> bool | None:
+    """Return whether a harness called a model; None before the first one ran."""
     usages = [as_dict(g.steps["run"].get("usage")) for g in generations if "run" in g.steps]
     if not usages:
-        return configured
+        return None
     # answers from the cache cost no call, but leave a trajectory
-    called = any(usage.get("calls") for usage in usages) or any(run.glob("gen_*/**/trajectories.jsonl"))
-    return SIA_H if called else NO_MODEL
+    return any(usage.get("calls") for usage in usages) or any(run.glob("gen_*/**/trajectories.jsonl"))
 
 
 def parse_counts(value: Any) -> dict[str, int]:

@@ -12,6 +12,7 @@ from rich.table import Column, Table
 from sia_runner.experiment.summary import format_score
 from sia_runner.experiment.terminal import wide_console
 from sia_runner.records import Score, score_columns
+from sia_runner.store.directions import directed_words
 from sia_runner.store.journal import JournalReader
 from sia_runner.store.lease import lease_is_held
 from sia_runner.store.run_directory import RunDir, RunDirectoryError, read_json, write_json, write_text
@@ -19,7 +20,7 @@ from sia_runner.sweep.plan import Json, PlannedRun, SweepDir, SweepPlan
 
 _BY_CODE = {0: "completed", 1: "crashed", 2: "refused", 3: "failed", 4: "budget", 130: "interrupted"}
 _COLUMNS = ["run", "task", "mode", "arm", "seed", "status", "best", "val", "val_low", "val_high", "test", "test_low"]
-_COLUMNS += ["test_high", "test_n", "baseline_test", "usd", "calls", "tokens", "seconds", "why"]
+_COLUMNS += ["test_high", "test_n", "baseline_test", "usd", "calls", "tokens", "seconds", "directed", "why"]
 
 
 def sweep_run_status(sweep: SweepDir, name: str) -> str:
@@ -74,6 +75,10 @@ def _run_row(sweep: SweepDir, run: PlannedRun, arm: str) -> Json:
     best, usage = summary.get("best") or {}, summary.get("usage") or {}
     row["mode"] = summary.get("mode") or run.mode  # what was done, not what was planned
     row["why"] = row["why"] or (f"never trained: {summary['untrained']}" if summary.get("untrained") else "")
+    row["directed"] = len(summary.get("directions") or ())
+    if words := directed_words(row["directed"]):
+        row["why"] = " · ".join(filter(None, [row["why"], f"no fair arm: {words}"]))
+        row["arm"] = f"{arm} directed".lstrip()  # its mean stands apart
     row |= {"best": best.get("generation"), "metric": summary.get("metric")}
     row |= {key: best.get(key) for key in ("val", "test", "baseline_test")}
     row |= {key: usage.get(key) for key in ("usd", "calls", "tokens")}

@@ -22,45 +22,12 @@ from pathlib import Path
 from sia_runner.config.task import DataSource
 from sia_runner.records import Json
 from sia_runner.store.run_directory import sha256_of
+from sia_runner.store.wheels import NotFetchedError, WheelError, cached_wheel
 from sia_runner.tasks.protocol import TaskError
 
 MANIFEST = "manifest.json"
-_FETCH_SECONDS = 900  # for a download, or for a script that makes data
+_SCRIPT_SECONDS = 900  # for a script that makes data
 _Announce = Callable[[str], None]
-
-
-class NotFetchedError(TaskError):
-    """The data cannot be fetched: no network, no such package, or no answer from the package index."""
-
-
-def cached_wheel(data: DataSource, cache: Path, temporary: Path) -> Path:
-    """Return the wheel in the cache, downloaded if missing or damaged. `temporary` is on the same file system."""
-    wheel = cache / "wheels" / f"{data.sha256}.whl"
-    if wheel.is_file() and sha256_of(wheel) == data.sha256:
-        return wheel
-    fetched = _download(str(data.wheel), temporary)
-    digest = sha256_of(fetched)
-    if digest != data.sha256:
-        raise TaskError(f"{fetched.name} has sha256 {digest}; task.data.sha256 says {data.sha256}")
-    wheel.parent.mkdir(parents=True, exist_ok=True)
-    return fetched.replace(wheel)
-
-
-def _download(wheel: str, dest: Path) -> Path:
-    """Download with pip, so that the user's own index, mirror and proxy settings hold."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-input", "--only-binary=:all:"]
-    command += ["--disable-pip-version-check", "--dest", str(dest), wheel]
-    try:
-        completed = subprocess.run(command, capture_output=True, text=True, timeout=_FETCH_SECONDS, check=False)
-    except subprocess.TimeoutExpired:
-        problem = f"no answer for {_FETCH_SECONDS} s"
-    else:
-        wheels = sorted(dest.glob("*.whl"))
-        if wheels and not completed.returncode:
-            return wheels[0]
-        errors = [line for line in completed.stderr.splitlines() if line.startswith("ERROR")] or ["pip failed"]
-        problem = errors[-1].removeprefix("ERROR: ").strip() if completed.returncode else "pip brought no wheel"
-    raise NotFetchedError(f"{wheel} is not in the cache and cannot be fetched ({problem})")
 
 
 def run_script(script: Path, out: Path, source: Path | None = None, arguments: Json | None = None) -> None:
@@ -71,10 +38,10 @@ def run_script(script: Path, out: Path, source: Path | None = None, arguments: J
     command += [f"--{name}={value}" for name, value in (arguments or {}).items()]
     try:
         completed = subprocess.run(
-            command, cwd=out, capture_output=True, text=True, timeout=_FETCH_SECONDS, check=False
+            command, cwd=out, capture_output=True, text=True, timeout=_SCRIPT_SECONDS, check=False
         )
     except subprocess.TimeoutExpired as error:
-        raise TaskError(f"{script.name} did not end within {_FETCH_SECONDS} s") from error
+        raise TaskError(f"{script.name} did not end within {_SCRIPT_SECONDS} s") from error
     if completed.returncode:
         last_line = completed.stderr.strip().rpartition("\n")[2]
         raise TaskError(f"{script.name} ended with exit code {completed.returncode}: {last_line}")
@@ -171,7 +138,7 @@ def _build(data: DataSource, folder: Path, cache: Path, dest: Path) -> None:
         if data.wheel:
             source = Path(temporary) / "source" if data.script else build
             files = set(data.files) or _named_files(data)
-            with zipfile.ZipFile(cached_wheel(data, cache, Path(temporary))) as archive:
+            with zipfile.ZipFile(_wheel(data, cache, Path(temporary))) as archive:
                 # only what the task names: a wheel may hold other tasks, whose questions must not spread
                 archive.extractall(source, files & set(archive.namelist()))
             if missing := _missing(files, source):
@@ -189,6 +156,15 @@ def _build(data: DataSource, folder: Path, cache: Path, dest: Path) -> None:
         if dest.exists():
             dest.rename(Path(temporary) / "damaged")
         build.rename(dest)
+
+
+def _wheel(data: DataSource, cache: Path, temporary: Path) -> Path:
+    try:
+        return cached_wheel(str(data.wheel), str(data.sha256), cache, temporary)
+    except NotFetchedError:
+        raise
+    except WheelError as error:
+        raise TaskError(f"task.data.sha256: {error}") from error
 
 
 def _locked(path: Path, name: str, say: _Announce) -> AbstractContextManager[object]:

@@ -24,6 +24,7 @@ def experiment_facts(run: RunDir, config: Mapping[str, Any]) -> Json:
         "sweep": _sweep_name(run),
         "task": task["name"],
         "mode": summary["mode"],
+        "directed": count_directions(summary),
         "metric": metric["name"],
         "higher_is_better": metric["higher_is_better"],
         "splits": task.get("splits"),
@@ -32,6 +33,7 @@ def experiment_facts(run: RunDir, config: Mapping[str, Any]) -> Json:
         "models": model_names(config),
         "trainer": {key: value for key, value in trainer.items() if key != "_target_"},
         "lever": config.get("lever"),
+        "control": _control_facts(config.get("control")),
         "lock": {key: locked.get(key) for key in _LOCK_KEYS},
     }
 
@@ -52,9 +54,20 @@ def model_names(config: Mapping[str, Any]) -> dict[str, str]:
     return names
 
 
-def run_tags(config: Mapping[str, Any], mode: str) -> list[str]:
-    """Return the tags: task, mode, seed, models, and the user's own, of at most 64 characters, as W&B takes."""
+def _control_facts(control: Mapping[str, Any] | None) -> Json | None:
+    """Return arm and budget of a control arm; the path of the run that it is compared with is not sent."""
+    return control and {key: control.get(key) for key in ("arm", "source", "usd", "tokens", "seconds")}
+
+
+def count_directions(summary: Mapping[str, Any]) -> int:
+    """Return the number of notes by which a person steered the run; their words are not sent."""
+    return len(summary.get("directions") or ())
+
+
+def run_tags(config: Mapping[str, Any], mode: str, directed: int = 0) -> list[str]:
+    """Return the tags: task, mode, seed, models, `directed`, and the user's own, of at most 64 characters each."""
     own = [config["task"]["name"], mode, f"seed-{config['seed']}", *model_names(config).values()]
+    own += ["directed"] if directed else []
     return list(dict.fromkeys(tag[:64] for tag in [*own, *config["tracker"].get("tags", [])]))
 
 

@@ -52,16 +52,18 @@ class WandbMirror:
                 self._attempt(self._versions, row.verdict)
         if self._stamp != before:
             self._wandb.summary.update(_run_figures(summary))
-            self._set_mode(summary["mode"])
+            self._set_label(summary["mode"], facts.count_directions(summary))
         if last:
             self._attempt(self._tables, summary)
         return summary
 
-    def _set_mode(self, mode: str) -> None:
-        """Send the label of the run where it changed: it is known only after the first harness and update."""
-        if self._wandb.config.get("mode") != mode:
-            self._wandb.config.update({"mode": mode}, allow_val_change=True)
-            self._wandb.tags = facts.run_tags(read_stored_config(self._run.config) | {"tracker": self._options}, mode)
+    def _set_label(self, mode: str, directed: int) -> None:
+        """Send mode and number of a person's notes where one changed: neither is known when the run begins."""
+        label = {"mode": mode, "directed": directed}
+        if any(self._wandb.config.get(key) != value for key, value in label.items()):
+            self._wandb.config.update(label, allow_val_change=True)
+            config = read_stored_config(self._run.config) | {"tracker": self._options}
+            self._wandb.tags = facts.run_tags(config, mode, directed)
 
     def finish(self, status: str) -> None:
         """Wait without a limit until W&B has everything. Raises the first error with versions or tables."""
@@ -115,7 +117,7 @@ def _start_run(run: RunDir, state: TrackingState, options: Json) -> Any:
     """Start the W&B run. wandb collects nothing by itself: no console, code, git, machine, packages or statistics."""
     import wandb
 
-    config = read_stored_config(run.config)
+    config, summary = read_stored_config(run.config), read_json(run.summary)
     settings = wandb.Settings(
         console="off",
         silent=True,
@@ -138,7 +140,7 @@ def _start_run(run: RunDir, state: TrackingState, options: Json) -> Any:
         group=facts.run_group(run, config),
         job_type=f"trainer={config['trainer']['name']}",  # W&B keeps it: what was configured, not what was done
         name=facts.shorten(run.path.name),  # the whole name is in the facts
-        tags=facts.run_tags(config | {"tracker": options}, read_json(run.summary)["mode"]),
+        tags=facts.run_tags(config | {"tracker": options}, summary["mode"], facts.count_directions(summary)),
         config=facts.experiment_facts(run, config),
         dir=str(run.tracking),
         settings=settings,
@@ -154,6 +156,7 @@ def _run_figures(summary: Json) -> Json:
     best = summary["best"] or {}
     figures: Json = {
         "generations": len(summary["generations"]),
+        "directed": facts.count_directions(summary),
         **{key: summary[key] for key in ("status", "journal_head", "selected_on_test")},
         "best/generation": best.get("generation"),
         **{f"total/{key}": value for key, value in summary["usage"].items()},

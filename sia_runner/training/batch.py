@@ -144,7 +144,7 @@ def roll_out(job: TrainingJob, questions: Sequence[str], step: int, processes: P
 
 
 def roll_share(job: TrainingJob, questions: Sequence[str], step: int, processes: Processes) -> list[Trajectory]:
-    """Roll out this process's share of the questions; with `shards` the first process has all of them."""
+    """Roll out this process's share of the questions. With `shards` the first process has all of them."""
     share = questions[processes.index :: processes.count]
     if job.algorithm.shards > 1:  # one server answers, and its adapter is the first process's
         share = questions if processes.first else []

@@ -6,12 +6,13 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from sia_runner.records import Json
+from sia_runner.text import first_line
 from sia_runner.training.batch import Processes
 from sia_runner.training.drift import adapter_is_served
 from sia_runner.training.progress import TrainingProgress
@@ -65,13 +66,18 @@ class CheckpointStore:
         complete = [(done, folder) for done, folder in self._complete() if step is None or done <= step]
         return (complete[-1][0], _content(complete[-1][1])) if complete else None
 
-    def prune(self, step: int) -> None:
-        """Delete checkpoints older than the newest one of at most `step` steps, and those that were never complete."""
+    def prune(self, step: int, forget: Callable[[Json], None] = lambda state: None) -> None:
+        """Delete checkpoints older than the newest one of at most `step` steps, and those that were never complete.
+
+        `forget` is given the learner's state of each before it goes, so that a kill in between repeats it.
+        """
         complete = list(self._complete())
         old = [folder for done, folder in complete if done <= step][:-1]
         keep = {folder for _, folder in complete if folder not in old}
         for _, folder in self._tagged():
             if folder not in keep:
+                if (folder / _FILE).is_file():
+                    forget(_content(folder)["state"])
                 (folder / _FILE).unlink(missing_ok=True)  # first: what is half deleted is no checkpoint
                 shutil.rmtree(folder, ignore_errors=True)
 
@@ -116,6 +122,7 @@ class TrainingState:
         self._checkpoints = checkpoints
         self._proven = job.policy.sampler is None  # that what samples the rollouts applies the adapter
         self._began = time.monotonic()  # less the seconds before a kill
+        self._complained = False  # that an old state cannot be deleted
 
     def resume(self) -> Json | None:
         """Restore the newest checkpoint and return its content; None: the training starts."""
@@ -141,9 +148,18 @@ class TrainingState:
         state = self.learner.save(tag)
         if self.processes.first:
             self._checkpoints.write(tag, {"progress": asdict(self.progress), "state": state, **content})
-            self._checkpoints.prune(step if trusted is None else trusted)
+            self._checkpoints.prune(step if trusted is None else trusted, self._forget)
             self.job.checkpointed(step, state)
         self.processes.wait()
+
+    def _forget(self, state: Json) -> None:
+        """Have the learner delete an old state. A failure is said once: a state too many stops no training."""
+        try:
+            self.learner.forget(state)
+        except Exception as error:  # noqa: BLE001 - whatever a learner's service does
+            if not self._complained:
+                self.say(f"an old checkpoint is not deleted: {first_line(error)}")
+            self._complained = True
 
     def go_back(self, step: int) -> int | None:
         """Restore the learner's newest checkpoint of at most `step` steps; return its steps, or None without one."""

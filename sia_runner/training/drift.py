@@ -111,7 +111,8 @@ def adapter_is_served(score: Score, learner: Learner, rows: Sequence[TrainingRow
         server, server_base = score(rows, LIVE_WEIGHTS), score(rows, None)
     except CallError as failed:
         raise ProviderDown(f"no logprobs of recorded completions from the server: {failed.message}") from None
-    now, base = learner.forward(rows).logprobs, learner.forward(rows, base=True).logprobs
+    now = learner.forward(rows).logprobs
+    base = server_base if learner.abilities.shares_base else learner.forward(rows, base=True).logprobs
     effect = effect_at_server(server, server_base, now, base)
     expected = min(1.0, temperature)
     if effect.error > _CANARY_ERROR * expected:

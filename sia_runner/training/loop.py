@@ -115,7 +115,7 @@ class OnlineLoop:
         self._iterations = online.loss.iterations  # optimizer steps on each batch of rollouts
         limits = self._algorithm.stopping_limits
         # Optimizer steps from one measurement of the KL to the next.
-        self._kl_every = self._iterations * (1 if online.loss.beta else kl_batch_stride(limits, self._iterations))
+        self._kl_every = self._iterations * (1 if online.loss.beta else kl_batch_stride(limits))
 
     def run(self) -> TrainingProgress:
         """Train from the newest checkpoint, or from the start, to the end or to an early stop."""
@@ -193,8 +193,7 @@ class OnlineLoop:
         batch = collect_batch(trajectories, algorithm.max_length)
         if reason := why_no_rows(batch, algorithm.max_length):
             raise TrainingError(reason)
-        value_bt = self._values(batch) if self._online.critic is not None else None
-        signal = self._online.advantages(batch, value_bt)
+        value_bt, signal = self._signal(batch)
         used = np.flatnonzero(signal.used_b)
         if not (signal.advantage_bt.any() or self._online.loss.beta or value_bt is not None):
             used = used[:0]  # every gradient would be 0
@@ -211,6 +210,16 @@ class OnlineLoop:
         )
         kl = self._watched_kl(batch) if base is None else kl_to_base(base, sampled)
         return OnlineRollouts(tuple(trajectories), batch, tuple(rows), lowering, kl)
+
+    def _signal(self, batch: RolloutBatch) -> tuple[Array | None, TrainingSignal]:
+        """Return the critic's values, if there is one, and the algorithm's signal, with targets in the values' unit."""
+        if self._online.critic is None:
+            return None, self._online.advantages(batch)
+        value_bt, scale = self._values(batch), self._state.progress.scale_of(batch.reward_n)
+        signal = self._online.advantages(batch, scale.to_rewards(value_bt))
+        if signal.return_bt is None:
+            return value_bt, signal
+        return value_bt, replace(signal, return_bt=scale.to_values(signal.return_bt))
 
     def _values(self, batch: RolloutBatch) -> Array:
         values = self._learner.forward(training_rows(batch)).values
@@ -250,7 +259,8 @@ class OnlineLoop:
         state.record(new)
         at_server = self._job.policy.sampler is not None
         state.say(_progress_line(progress, self._algorithm.steps, rollouts.batch, with_drift=at_server))
-        if verdict := check_collapse(progress.curve, self._algorithm.stopping_limits):
+        verdict = check_collapse(progress.curve, self._algorithm.stopping_limits, self._iterations) if new else None
+        if verdict:
             self._stop(verdict)
 
     def _stop(self, verdict: CollapseVerdict) -> None:
@@ -276,9 +286,9 @@ class OnlineLoop:
     def _trusted(self, step: int) -> int:
         """Return the newest step that a window ending with `step` does not call harmful.
 
-        The window's first figure is of the weights before its step; the last good KL is up to `kl_every` steps older.
+        The window's first figure is of the weights before its batch; the last good KL is up to `kl_every` steps older.
         """
-        return max(0, step - self._algorithm.stopping_limits.window - self._kl_every)
+        return max(0, step - self._algorithm.stopping_limits.window * self._iterations - self._kl_every)
 
 
 def training_rows(batch: RolloutBatch, numbers: Sequence[int] | IntArray | None = None) -> list[TrainingRow]:

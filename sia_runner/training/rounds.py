@@ -9,7 +9,14 @@ from typing import Any
 
 from sia_runner.errors import TrainingError
 from sia_runner.training.algorithms.base import OfflineAlgorithm, PreferencePair, SupervisedExample
-from sia_runner.training.batch import RolloutBatch, collect_batch, questions_of_step, roll_out, why_no_rows
+from sia_runner.training.batch import (
+    RolloutBatch,
+    collect_batch,
+    derive_seed,
+    questions_of_step,
+    roll_out,
+    why_no_rows,
+)
 from sia_runner.training.checkpoints import TrainingState
 from sia_runner.training.drift import measure_drift
 from sia_runner.training.loop import entropy_per_token, kl_to_base, training_rows
@@ -18,6 +25,10 @@ from sia_runner.training.progress import TrainingProgress, TrainingStep, kl_row_
 from sia_runner.wire.learning import ForwardPass, RowNumbers, StepSettings, TokenWeights, TrainingRow
 
 SelectedRow = SupervisedExample | PreferencePair
+_WITHOUT_CHOICE = {  # by trainer
+    "sft": "no reward is above the lowest, or the threshold",
+    "dpo": "no question has samples of different reward",
+}
 
 
 class OfflineRounds:
@@ -26,8 +37,10 @@ class OfflineRounds:
     def __init__(self, state: TrainingState, offline: OfflineAlgorithm) -> None:
         self._state, self._job, self._learner, self._offline = state, state.job, state.learner, offline
         self._algorithm = state.job.algorithm
+        self._rounds = min(offline.rounds, self._algorithm.steps)
         self._row_type: type[SelectedRow] = SupervisedExample if offline.trainer == "sft" else PreferencePair
         self._rows: list[SelectedRow] = []  # rows of the current round; empty: it has to be rolled out
+        self._begin = 0  # steps that were done before the current round
         self._base: dict[TrainingRow, Array] = {}  # the base's logprobs of the round's pairs
 
     def run(self) -> TrainingProgress:
@@ -35,6 +48,7 @@ class OfflineRounds:
         state = self._state
         if saved := state.resume():
             self._rows = [self._row_of(row) for row in saved["rows"]]
+            self._begin = saved.get("begin", self._share(self._round))
         if self._done:
             return state.progress
         self._learner.publish()
@@ -51,27 +65,36 @@ class OfflineRounds:
 
     @property
     def _done(self) -> bool:
-        return bool(self._state.progress.stopped) or self._state.progress.steps >= self._algorithm.steps
+        progress = self._state.progress
+        over = not self._rows and len(progress.curve) >= self._rounds
+        return over or bool(progress.stopped) or progress.steps >= self._algorithm.steps
 
     @property
     def _round(self) -> int:
-        rounds, steps = self._offline.rounds, self._state.progress.steps
-        return min(steps * rounds // self._algorithm.steps, rounds - 1)
+        """The number of the current round, or of the next one."""
+        return len(self._state.progress.curve) - bool(self._rows)
+
+    def _share(self, rounds: int) -> int:
+        """Return the steps of the first so many rounds, if all take their share."""
+        return -(-self._algorithm.steps * rounds // self._rounds)
 
     @property
     def _end(self) -> int:
-        return -(-self._algorithm.steps * (self._round + 1) // self._offline.rounds)
+        """The steps that are done at the end of the current round."""
+        share = self._share(self._round + 1) - self._share(self._round)
+        rows, batch = len(self._rows), min(self._offline.batch, len(self._rows))
+        return self._begin + min(share, self._offline.epochs * rows // batch)
 
     def _row_of(self, data: dict[str, Any]) -> SelectedRow:
         return self._row_type(**{name: tuple(ids) for name, ids in data.items()})
 
     def _save(self) -> None:
         """Save a checkpoint with the round's rows: a resumed round trains on the same rollouts."""
-        self._state.save(rows=[asdict(row) for row in self._rows])
+        self._state.save(rows=[asdict(row) for row in self._rows], begin=self._begin)
 
     def _collect(self) -> None:
         """Collect the round's rollouts and select from them. Raises TrainingError if the first round has nothing."""
-        job, algorithm, state, rounds = self._job, self._algorithm, self._state, self._offline.rounds
+        job, algorithm, state, rounds = self._job, self._algorithm, self._state, self._rounds
         progress = state.progress
         questions = questions_of_step(job.units, -(-algorithm.prompt_count // rounds), self._round, job.seed)
         trajectories = roll_out(job, questions, progress.steps, state.processes)
@@ -83,7 +106,7 @@ class OfflineRounds:
         state.say(f"round {self._round + 1}/{rounds} · {reward} · {rows}{failed}")
         if not selected:
             reason = why_no_rows(batch, algorithm.max_length) or (
-                f"nothing to select from {len(batch.reward_n)} rollouts: no question has samples of different reward"
+                f"nothing to select from {len(batch.reward_n)} rollouts: {_WITHOUT_CHOICE[self._offline.trainer]}"
             )
             if not progress.curve:
                 raise TrainingError(reason)
@@ -92,7 +115,7 @@ class OfflineRounds:
         progress.saw(trajectories)
         progress.curve.append(self._measure(batch))
         state.record(len(trajectories))
-        self._rows = list(selected)
+        self._rows, self._begin = list(selected), progress.steps
         self._save()
 
     def _measure(self, batch: RolloutBatch) -> TrainingStep:
@@ -123,9 +146,10 @@ class OfflineRounds:
         return rows
 
     def _batch(self, step: int) -> list[SelectedRow]:
-        """Return the rows of one optimizer step, chosen by seed and step."""
+        """Return the rows of one optimizer step: all of a round come once before any comes again."""
         numbers = [str(index) for index in range(len(self._rows))]
-        chosen = questions_of_step(numbers, self._offline.batch, step, self._job.seed)
+        seed = derive_seed(self._job.seed, "round", self._round)
+        chosen = questions_of_step(numbers, self._offline.batch, step - self._begin, seed)
         return [self._rows[int(index)] for index in chosen]
 
     def _learn(self, chosen: Sequence[SelectedRow]) -> list[TrainingRow]:

@@ -49,6 +49,23 @@ def read_adapter_origin(path: Path) -> AdapterOrigin:
         raise TrainingError(f"{path / ORIGIN_FILE} cannot be read: {first_line(error)}") from error
 
 
+def why_not_this_base(written: Mapping[str, Any], base: str, sha256: str, *, trust_base: bool | None = None) -> str:
+    """Return why an adapter with this origin is not for a base, in one line; empty if it is for it.
+
+    A service tells no hash of its weights, so only the user can vouch that a base here is the same: `trust_base`. None:
+    nothing here can be vouched for. An adapter that was trained here is never taken on trust.
+    """
+    own, its = sha256, str(written.get("base_sha256"))
+    if own == its or (trust_base and written.get("service")):
+        return ""
+    if written.get("service") and trust_base is not None:
+        return (
+            f"was trained by a service on {written.get('base_id')}, whose weights were never here; if {base} has the "
+            "same, say so: target_agent.policy.trust_base=true (the command adapters: --trust-base)"
+        )
+    return f"is for {written.get('base_id')} (sha256 {its[:12]}), not for {base} (sha256 {own[:12]})"
+
+
 def adapter_sha256(folder: Path) -> str:
     """Return the sha256 of an adapter's weights, in hex: equal for copies. Raises OSError."""
     weights = folder / WEIGHTS_FILE

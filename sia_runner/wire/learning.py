@@ -56,7 +56,7 @@ class StepSettings:
     learning_rate: float
     betas: tuple[float, float] = (0.9, 0.999)
     epsilon: float = 1e-8
-    max_norm: float = 1.0  # the gradient is clipped to it; 0: it is not
+    max_norm: float = 1.0  # the gradient of the adapter is clipped to it, and that of the critic apart; 0: it is not
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,7 @@ class LearnerAbilities:
     entropy: bool  # of the whole distribution, not only of the sampled tokens
     temperature: bool  # logprobs at the temperature of the rollouts; False: always at 1
     processes: bool  # several processes, each with a part of the rows
+    shares_base: bool = False  # forward(base=True) is the sampler's score of the base, so one call tells both
     overlap: bool = False  # the sampler goes on answering with what was published while weights are trained
 
 
@@ -105,6 +106,13 @@ class Learner(Protocol):
         """Restore what `save` saved. Raises PolicyError, in one line, if it is lost or belongs to another base."""
         ...
 
+    def forget(self, state: Json) -> None:
+        """Delete what `save` saved elsewhere than in the folder of its tag, which the caller deletes.
+
+        Any exception is allowed, also for a state that is gone already: a state too many stops no training.
+        """
+        ...
+
     def export(self, folder: Path, origin: Mapping[str, Any]) -> None:
         """Write the adapter as a folder of PEFT with its origin, complete or not at all."""
         ...
@@ -129,6 +137,7 @@ class Sample:
     logprobs: tuple[float, ...]
     finish_reason: str  # stop | length
     version: str  # of the weights
+    billed: int | None = None  # tokens that were generated, if more than `ids`
 
 
 class Sampler(Protocol):

@@ -64,7 +64,8 @@ def runs(tmp_path, served):
     for number, status in enumerate(("completed", "failed", "budget")):
         summary(root / f"run-{number}", status=status)
     item = root / "run-0"
-    trained = done(3, "build", reward=[0.1, 0.4, 0.6], kl=[0, 0.1, 0.2], entropy=[1, 0.8, 0.5], algorithm={"steps": 3})
+    trained = done(3, "build", reward=[0.1, 0.4, 0.6], kl=[0, 0.1, 0.2], entropy=[1, 0.8, 0.5], algorithm={"steps": 3},
+                   drift_kl=[1e-7, 2e-4, 1e-4], drift_share=[0, None, 0.03])  # fmt: skip
     job = ("job", {"step": "gen_2/run", "kind": "run", "job": "7", "folder": "jobs/gen_2/run"})
     journal(
         item,

@@ -50,8 +50,9 @@ def test_a_run_shows_its_chart_levers_curves_and_jobs(page, served, runs):
     page.locator("#score-chart .mark").nth(1).wait_for()
     assert page.locator("#score-chart .pulled.harness").count() == 2
     assert page.locator("#score-chart .pulled.weights.other").count() == 1
-    expect(page.locator("#training-body svg")).to_have_count(3)
+    expect(page.locator("#training-body svg")).to_have_count(5)
     expect(page.locator("#training-body")).to_contain_text(re.compile(r"Reward\s*0.600 at step 3"))
+    expect(page.locator("#training-body")).to_contain_text(re.compile(r"Drift: KL.*1.0e−4 at step 3.*0.030 at step 3"))
     expect(page.locator("#job-table tbody tr")).to_have_count(1)
     expect(page.locator("nav.parts [aria-current]")).to_have_text("Overview")
     page.get_by_role("link", name="Training").click()

@@ -1,6 +1,7 @@
 """`python -m sia_runner adapters`: what a run has trained can be listed, shown, loaded, merged and taken away."""
 
 import json
+import re
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -141,6 +142,29 @@ def test_it_loads_onto_its_own_base_and_onto_no_other(made, capsys):
     assert weights_sha256(made.other)[:12] in line and weights_sha256(made.base)[:12] in line
     assert refused(capsys, "merge", made.adapter, made.run / "merged", "--base", made.other) == line
     assert not (made.run / "merged").exists()
+
+
+def test_one_of_a_service_is_merged_where_the_user_vouches_for_the_base(made, tmp_path, capsys):
+    from transformers import AutoModelForCausalLM
+
+    origin = json.loads((made.adapter / "sia_adapter.json").read_text())
+    ids, logprobs = IDS[0].tolist(), torch.log_softmax(made.logits[0], -1)
+    expected = [float(logprobs[at, ids[at + 1]]) for at in range(2, len(ids) - 1)]
+    proof = [{"prompt": ids[:3], "completion": ids[3:], "logprobs": expected}]
+    service = {"state": "tinker://m/w", "proof": proof}
+    of_service = {"base_id": "as/the-service-names-it", "base_sha256": "0" * 64, "service": service}
+    (made.adapter / "sia_adapter.json").write_text(json.dumps(origin | of_service))
+    out = tmp_path / "merged"
+    line = refused(capsys, "merge", made.adapter, out, "--base", made.base)
+    assert "trained by a service on as/the-service-names-it" in line and "--trust-base" in line
+    assert main(["adapters", "check", str(made.adapter), "--base", str(made.base), "--trust-base"]) == 0
+    figures = re.search(r"at most (\S+) nats away, without the adapter (\S+)", capsys.readouterr().out)
+    assert float(figures[1]) < 1e-4
+    assert float(figures[2]) > 0.01
+    assert main(["adapters", "merge", str(made.adapter), str(out), "--base", str(made.base), "--trust-base"]) == 0
+    model = AutoModelForCausalLM.from_pretrained(out).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(model(input_ids=IDS).logits, made.logits, atol=1e-4, rtol=1e-4)
 
 
 def test_merged_it_is_a_plain_model_with_the_same_outputs(made, tmp_path, capsys):

@@ -155,7 +155,8 @@ def test_the_seconds_of_a_policy_come_from_its_speed():
     expected = forecast_run(experiment, fast, "expected")
     assert expected.timed and expected.parts["select"].seconds == pytest.approx(180 * 100 / 1000)
     assert limit_lines(experiment, fast) == []
-    assert limit_lines(experiment, slow)[0].startswith("task.limits.run=60 · too short: ")
+    (line,) = limit_lines(experiment, slow)
+    assert line.startswith("task.limits.run=60 · too short: ") and line.endswith(" at 100 tokens a second")
 
 
 def test_the_command_says_what_the_policy_does_and_takes_its_speed_from_an_earlier_run(command, earlier_runs):

@@ -30,6 +30,7 @@ NEEDS = {
     ("policy", "tinker"): ["target_agent.policy.base=x/y"],
     ("experiment", "paper_denoising"): ["target_agent.policy.base_url=http://127.0.0.1:9/v1", "task.data.local=x"],
     ("experiment", "paper_trimul"): ["target_agent.policy.base_url=http://127.0.0.1:9/v1", "sandbox.image=x"],
+    ("experiment", "control"): ["control.seconds=10"],
     ("provider", "custom"): ENDPOINT[1:],
     ("target_agent", "model"): ENDPOINT,
     **{("compute/site", name): ["compute=slurm"] for name in ("none", "local", "campus_qos")},
@@ -240,3 +241,16 @@ def test_multirun_gives_each_run_its_own_directory_and_the_worst_exit_code(tmp_p
 def test_mcnemar_needs_a_metric_that_is_decided_question_by_question():
     (line,) = faults("search.accept.rule=mcnemar", "task.metric.verifier=auc", '+task.metric.choices=["no","yes"]')
     assert line.startswith("search.accept.rule=mcnemar counts single questions") and "ladder, bootstrap" in line
+
+
+@pytest.mark.parametrize(
+    ("overrides", "why"),
+    [
+        (["+experiment=control"], "control has no budget"),
+        (["+experiment=control", "control.tokens=9", "search.parallel_candidates=2"], "search.parallel_candidates=2"),
+        (["control={arm: votes, tokens: 9}", "trainer=grpo"], "allowed with it: trainer=none"),
+        (["trainer.mode=control-votes"], "which +experiment=control sets; allowed: SIA-H"),
+    ],
+)
+def test_a_control_arm_has_a_budget_its_own_label_and_no_trainer(overrides, why):
+    assert why in "\n".join(faults(*overrides))

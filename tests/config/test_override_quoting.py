@@ -96,7 +96,8 @@ ARGUMENTS = {
     "convert": ["provider, 1.json", "--out", "conf, 1"],
 }
 QUICK = {"doctor", "estimate", "tasks list", "tasks new", "prepare", "prefetch", "convert"}
-ELSEWHERE = {"run", "web"}  # have a test of their own below
+# `run` and `web` have a test of their own below; `direct` is refused for a proposer without a model: tests/e2e
+ELSEWHERE = {"run", "web", "direct"}
 
 
 def test_no_command_of_the_help_page_is_forgotten():

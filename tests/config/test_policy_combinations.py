@@ -54,7 +54,13 @@ def test_several_processes_take_as_many_gpus_or_none_at_all(gpus):
             "backend=tinker a service answers with the newest; allowed with it: 0",
         ),
         (
-            ["task=arithmetic", "trainer=auto", "trainer.algorithms.dpo.processes=4", "compute=slurm"],
+            [
+                "task=arithmetic",
+                "trainer=auto",
+                "trainer.algorithms.dpo.processes=4",
+                "compute=slurm",
+                "compute.resources.train.gpus=1",
+            ],
             "trainer.processes=4 needs a GPU for each, but compute.resources.train.gpus=1",
         ),
         (
@@ -63,7 +69,7 @@ def test_several_processes_take_as_many_gpus_or_none_at_all(gpus):
             "target_agent.policy.backend=peft: 1",
         ),
         (
-            [*VLLM, LARGE, URL, "trainer=grpo", "trainer.shards=4", "compute=slurm"],
+            [*VLLM, LARGE, URL, "trainer=grpo", "trainer.shards=4", "compute=slurm", "compute.resources.train.gpus=1"],
             "trainer.shards=4 needs a GPU for each, but compute.resources.train.gpus=1",
         ),
     ],

@@ -45,6 +45,7 @@ def test_a_trainer_has_the_alpha_of_the_services(trainer):
         (["trainer=grpo", "trainer.processes=2"], r"trainer\.processes=2 .*: 1"),
         (["trainer=grpo", "trainer.lora.save=[embed_tokens]"], r"trainer\.lora\.save=.*embed_tokens"),
         (["trainer=auto", "trainer.algorithms.dpo.lora.alpha=16"], r"trainer\.algorithms\.dpo\.lora\.alpha=16"),
+        (["trainer=grpo", "target_agent.policy.trust_base=true"], r"trust_base=true .*allowed .*: false"),
         (["trainer=grpo", "target_agent.policy.base=tiny"], r"base=tiny is built by the runner"),
         (["trainer=grpo", "target_agent.policy.base_url=localhost:8000"], r"must begin with http"),
     ],

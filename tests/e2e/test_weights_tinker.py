@@ -1,58 +1,147 @@
-"""The weights lever with a real Tinker server and chat model (tests/engines/tinker.sh): whole runs, and kills."""
+"""The weights lever with a real Tinker server and chat model (tests/engines/tinker.sh): whole runs, faults, and kills.
+
+What is spent is held against the requests in the server's own database. SIA_TINKER_ALL=1: every algorithm.
+"""
 
 import json
 import os
 import signal
+import sqlite3
 import subprocess
+import sys
 import time
-import urllib.request
 from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 pytest.importorskip("tinker", reason="policy=tinker needs the extra `tinker`")
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Cli
 from tests.scripts import parity
+from tests.scripts.tinker_proxy import TinkerProxy, with_key, without_adapters
 
 URL, BASE, STATE = (os.environ.get(name, "") for name in ("SIA_TINKER_URL", "SIA_SMOLLM2", "SIA_TINKER_STATE"))
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(2400),
     pytest.mark.skipif(not URL, reason="no Tinker server: tests/engines/tinker.sh up"),
 ]
-POLICY = ["policy=tinker", f"target_agent.policy.base={BASE}", f"target_agent.policy.base_url={URL}"]
-# Lengths of few bins, as the server compiles each; `mean` is what tests/policy/test_tinker_server.py measures.
-POLICY += ["trainer.checkpoint_every=1", "target_agent.policy.tinker.reduction=mean"]
-PATIENCE = 600.0  # seconds
+ours = pytest.mark.skipif(not STATE, reason="SIA_TINKER_STATE: the server is not ours")
+every = pytest.mark.skipif(not os.environ.get("SIA_TINKER_ALL"), reason="minutes each: SIA_TINKER_ALL=1")
+PATIENCE = 1500.0  # seconds, of a whole run on a machine that is shared by many
 
 
-def steps_of(run: Path) -> list[int]:
-    return [json.loads(line)["step"] for line in (run / "gen_2" / "curve.jsonl").read_text().splitlines()]
-
-
-def ledger_lines(run: Path) -> list[dict]:
-    return [json.loads(line) for path in (run / "ledger").glob("*.jsonl") for line in path.read_text().splitlines()]
-
-
-@pytest.mark.parametrize("trainer", ["grpo", "reinforce", "entropic", "best_of_n", "dpo"])
-def test_a_generation_is_trained_by_a_real_server(cli, tmp_path, trainer):
-    kind = ["trainer.prompts=4"] if trainer in ("best_of_n", "dpo") else ["trainer.prompts_per_step=2"]
-    kind += ["trainer.options.rounds=1"] if trainer in ("best_of_n", "dpo") else []
-    chosen = [word for word in parity.overrides(tmp_path, max_tokens=8) if "prompts_per_step" not in word]
+def overrides(folder: Path, *more: str, url: str = URL, trainer: str = "grpo") -> list[str]:
+    """Return a small run's overrides. All prompts are of one length, as the server compiles each bin of lengths."""
+    chosen = parity.overrides(folder, max_tokens=4, questions=20)
+    offline = trainer in ("best_of_n", "dpo")
+    chosen = [word for word in chosen if "prompts_per_step" not in word]
     chosen = [f"trainer={trainer}" if word == "trainer=grpo" else word for word in chosen]
-    done = cli(*chosen, *kind, *POLICY, f"hydra.run.dir={cli.run}", timeout=850)
+    chosen += ["trainer.prompts=2", "trainer.options.rounds=1"] if offline else ["trainer.prompts_per_step=1"]
+    policy = {"base": BASE, "base_url": url, "tinker.reduction": "mean"}  # test_tinker_server.py measures it
+    chosen += ["policy=tinker", *(f"target_agent.policy.{name}={value}" for name, value in policy.items())]
+    # a rate that moves the answers little: some have to end within 4 tokens
+    return [*chosen, "trainer.checkpoint_every=1", "trainer.learning_rate=5e-5", *more]
+
+
+def curve_of(run: Path) -> list[dict[str, Any]]:
+    curve = run / "gen_2" / "curve.jsonl"
+    return [json.loads(line) for line in curve.read_text().splitlines()] if curve.is_file() else []
+
+
+def origin_of(run: Path) -> dict[str, Any]:
+    return json.loads((run / "gen_2" / "adapter" / "sia_adapter.json").read_text())
+
+
+def tensors_of(run: Path) -> dict[str, np.ndarray]:
+    from safetensors.numpy import load_file
+
+    return load_file(run / "gen_2" / "adapter" / "adapter_model.safetensors")
+
+
+class ServerBooks:
+    """The requests that the server has had since this was made, in its own database."""
+
+    def __init__(self) -> None:
+        self._since = 0
+        self._since = max((row[0] for row in self._rows()), default=0)
+
+    def _rows(self) -> list[tuple[Any, ...]]:
+        names = "request_id, request_type, model_id, status, request_data, result_data"
+        database = sqlite3.connect(f"file:{STATE}/tinker.db?mode=ro", uri=True, timeout=60)
+        try:
+            return list(database.execute(f"select {names} from futures where request_id > ?", [self._since]))
+        finally:
+            database.close()
+
+    def requests(self, kind: str) -> list[tuple[str, str]]:
+        """Return (model, status) of each request of a kind, in order."""
+        return [(row[2], row[3]) for row in sorted(self._rows()) if row[1] == kind]
+
+    def tokens(self) -> Counter[str]:
+        """Return the tokens of training calls and of samples; a row's last token is a target only."""
+        count: Counter[str] = Counter()
+        for _, kind, _, status, request, result in self._rows():
+            if status == "FAILED":  # refused
+                continue
+            asked, answer = json.loads(request), json.loads(result or "{}")
+            if kind in ("FORWARD", "FORWARD_BACKWARD"):
+                lengths = [len(row["loss_fn_inputs"]["target_tokens"]["data"]) + 1 for row in asked["data"]]
+                count["read" if kind == "FORWARD" else "trained"] += sum(lengths)
+            elif kind == "SAMPLE":
+                prompt = sum(len(chunk["tokens"]) for chunk in asked["prompt"]["chunks"])
+                made = sum(len(sequence["tokens"]) for sequence in answer.get("sequences", []))
+                scored = asked["prompt_logprobs"]
+                count["read" if scored else "prompts"] += prompt * asked["num_samples"]
+                count["trained" if scored else "sampled"] += made
+        return count
+
+
+def ledger_tokens(run: Path) -> Counter[str]:
+    """Return the same tokens by the run's ledger; what has no answer counts as reserved."""
+    count: Counter[str] = Counter()
+    for path in (run / "ledger").glob("2*.jsonl"):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        ends = {line["done"]: line for line in lines if "done" in line}
+        undone = {line["undone"] for line in lines if "undone" in line}
+        for line in lines:
+            if "sent" in line and line["sent"] not in undone:
+                end, learner = ends.get(line["sent"], line), line["role"] == "learner"
+                count["read" if learner else "prompts"] += end["input"]
+                count["trained" if learner else "sampled"] += end["output"]
+    return count
+
+
+@dataclass(frozen=True)
+class Unbroken:
+    """A whole run without a fault."""
+
+    run: Path
+    summary: dict[str, Any]
+    server: Counter[str]  # tokens
+    steps: int  # that the server has taken
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Unbroken:
+    folder = tmp_path_factory.mktemp("unbroken")
+    cli, books = Cli(folder), ServerBooks()
+    done = cli(*overrides(folder), f"hydra.run.dir={cli.run}", timeout=PATIENCE)
     assert done.returncode == 0, done.stdout + done.stderr
-    second = cli.summary["generations"][1]
-    assert (second["lever"], second["algorithm"]) == ("weights", trainer) and second["val"]["n"] == 8
-    origin = json.loads((cli.run / "gen_2" / "adapter" / "sia_adapter.json").read_text())
-    assert origin["steps"] == 3 and origin["base_id"] == BASE and origin["service"]["address"] == URL
-    trained = [line for line in ledger_lines(cli.run) if line.get("role") == "learner"]
-    assert trained and {line["purpose"] for line in trained} == {"train"}
-    assert sum(line["output"] for line in trained) > 0, "tokens that were trained are counted"
-    assert_applied(cli.run / "gen_2")
+    return Unbroken(cli.run, cli.summary, books.tokens(), len(books.requests("OPTIM_STEP")))
+
+
+def assert_trained(run: Path, summary: dict[str, Any], trainer: str, steps: int = 3) -> None:
+    second = summary["generations"][1]
+    assert (second["lever"], second["algorithm"]) == ("weights", trainer) and second["val"]["n"] == 4
+    origin = origin_of(run)
+    assert origin["steps"] == steps and origin["base_id"] == BASE and origin["service"]["address"] == URL
+    assert_applied(run / "gen_2")
 
 
 def assert_applied(generation: Path) -> None:
@@ -73,57 +162,129 @@ def assert_applied(generation: Path) -> None:
         np.testing.assert_allclose(own.numpy(), call["logprobs"], atol=1e-3)
 
 
-class KilledRun:
-    """A run that is killed when its update has taken a step."""
+@ours
+def test_a_whole_run_is_in_the_ledger_as_in_the_servers_books(unbroken: Unbroken) -> None:
+    assert_trained(unbroken.run, unbroken.summary, "grpo")
+    assert [step["step"] for step in curve_of(unbroken.run)] == [1, 2, 3]
+    assert unbroken.steps <= 3  # none without a gradient
+    assert unbroken.server["trained"] > 0 and ledger_tokens(unbroken.run) == unbroken.server
 
-    def __init__(self, cli, tmp_path) -> None:
-        self.cli = cli
-        self.runner = cli.start(
-            *parity.overrides(tmp_path, max_tokens=8), *POLICY, f"hydra.run.dir={cli.run}", process_group=0
-        )
 
-    def until_step(self, step: int) -> None:
-        curve, deadline = self.cli.run / "gen_2" / "curve.jsonl", time.monotonic() + PATIENCE
-        while not curve.is_file() or len(curve.read_text().splitlines()) < step:
+@every
+@pytest.mark.parametrize("trainer", ["reinforce", "entropic", "best_of_n", "dpo"])
+def test_a_generation_is_trained_by_each_algorithm(cli: Cli, tmp_path: Path, trainer: str) -> None:
+    words = overrides(tmp_path, "trainer.steps=2", trainer=trainer)
+    done = cli(*words, f"hydra.run.dir={cli.run}", timeout=PATIENCE)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert_trained(cli.run, cli.summary, trainer, steps=2)
+
+
+class BrokenRun:
+    """A run of which something is killed while the server computes the gradient of a step after the first."""
+
+    def __init__(self, cli: Cli, folder: Path) -> None:
+        self.cli, self.books = cli, ServerBooks()
+        self.runner = cli.start(*overrides(folder), f"hydra.run.dir={cli.run}", process_group=0)
+
+    def until_in_a_step(self) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            sent = self.books.requests("FORWARD_BACKWARD")
+            if curve_of(self.cli.run) and len(sent) > 1 and sent[-1][1] == "PENDING":
+                return
             assert self.runner.poll() is None and time.monotonic() < deadline, self.runner.communicate()[0]
-            time.sleep(0.05)
+            time.sleep(0.02)
+
+    def resume(self, unbroken: Unbroken) -> None:
+        """Resume, and hold the result against the run that nothing has broken."""
+        cli, before = self.cli, len(self.books.requests("OPTIM_STEP"))
+        done = cli(f"resume={cli.run}", timeout=PATIENCE)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "resumed after step" in (cli.run / "gen_2" / "training.log").read_text()
+        kept = [entry for entry in cli.journal if entry["event"] == "checkpoint"]
+        assert kept and all(entry["path"].startswith("tinker://") for entry in kept)
+        same = ("step", "reward", "tokens")
+        steps = [{name: step[name] for name in same} for step in curve_of(cli.run)]
+        assert steps == [{name: step[name] for name in same} for step in curve_of(unbroken.run)]
+        assert_trained(cli.run, cli.summary, "grpo")
+        # a step taken twice, or the gradient that was broken off, would be in the weights
+        tensors = tensors_of(cli.run)
+        for name, expected in tensors_of(unbroken.run).items():
+            np.testing.assert_allclose(tensors[name], expected, atol=1e-5, err_msg=name)
+        assert before < unbroken.steps == len(self.books.requests("OPTIM_STEP"))
+        ledger, server = ledger_tokens(cli.run), self.books.tokens()
+        assert all(ledger[name] >= server[name] for name in server), (ledger, server)
+        assert ledger["trained"] > unbroken.server["trained"], "what the kill has wasted is counted"
 
 
-def assert_whole(cli) -> None:
-    """The update has all its steps, each once in the adapter, and nothing that was sent is missing in the ledger."""
-    assert cli.summary["generations"][1]["lever"] == "weights"
-    origin = json.loads((cli.run / "gen_2" / "adapter" / "sia_adapter.json").read_text())
-    assert origin["steps"] == 3
-    kept = [entry for entry in cli.journal if entry["event"] == "checkpoint"]
-    assert kept and all(entry["path"].startswith("tinker://") for entry in kept)
-    counts = Counter(steps_of(cli.run))
-    assert sorted(counts) == [1, 2, 3]
-
-
-def test_kill_of_the_runner_in_an_update(cli, tmp_path):
-    run = KilledRun(cli, tmp_path)
-    run.until_step(1)
+@ours
+def test_kill_of_the_runner_in_an_update(cli: Cli, tmp_path: Path, unbroken: Unbroken) -> None:
+    run = BrokenRun(cli, tmp_path)
+    run.until_in_a_step()
     os.killpg(run.runner.pid, signal.SIGKILL)
     run.runner.wait()
-    done = cli(f"resume={cli.run}", timeout=850)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "resumed after step" in (cli.run / "gen_2" / "training.log").read_text()
-    assert_whole(cli)
+    run.resume(unbroken)
 
 
-@pytest.mark.skipif(not STATE, reason="SIA_TINKER_STATE: the server is not ours")
-def test_kill_of_the_server_in_an_update(cli, tmp_path):
-    run = KilledRun(cli, tmp_path)
-    run.until_step(1)
+@pytest.fixture
+def start_again() -> Iterator[Callable[[], None]]:
+    """Start the server again on the same database; it is up afterwards, whatever the test has done."""
+
+    def start() -> None:
+        environment = {**os.environ, "SIA_ENGINES": str(Path(STATE).parents[1]), "PYTHON": sys.executable}
+        subprocess.run([ROOT / "tests" / "engines" / "tinker.sh", "up"], env=environment, check=True, timeout=600)
+
+    yield start
+    start()
+
+
+@ours
+def test_kill_of_the_server_in_an_update(
+    cli: Cli, tmp_path: Path, unbroken: Unbroken, start_again: Callable[[], None]
+) -> None:
+    run = BrokenRun(cli, tmp_path)
+    run.until_in_a_step()
     os.killpg(int((Path(STATE).parent / "pid").read_text()), signal.SIGKILL)
-    output = run.runner.communicate(timeout=PATIENCE)[0]
+    output = run.runner.communicate(timeout=300)[0]
     assert run.runner.returncode != 0 and f"resume={cli.run}" in output and "Traceback" not in output, output
-    refused = cli(f"resume={cli.run}", timeout=60)
+    assert "cannot be reached" in output
+    refused = cli(f"resume={cli.run}", timeout=240)
     assert refused.returncode != 0 and "cannot be reached" in refused.stdout + refused.stderr
-    environment = {**os.environ, "SIA_ENGINES": str(Path(STATE).parents[1])}
-    subprocess.run([ROOT / "tests" / "engines" / "tinker.sh", "up"], env=environment, check=True, timeout=300)
-    with urllib.request.urlopen(f"{URL}/api/v1/healthz", timeout=5):
-        pass
-    done = cli(f"resume={cli.run}", timeout=850)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert_whole(cli)
+    start_again()
+    run.resume(unbroken)
+
+
+def test_adapter_that_is_not_applied_is_caught_before_a_second_update(cli: Cli, tmp_path: Path) -> None:
+    with TinkerProxy(URL, without_adapters(BASE)) as proxy:
+        words = overrides(tmp_path, url=proxy.url)
+        done = cli(*words, f"hydra.run.dir={cli.run}", timeout=PATIENCE)
+        output = " ".join((done.stdout + done.stderr).split())
+        assert done.returncode != 0 and "without the adapter that was published" in output, output
+        assert proxy.counts["optim_step"] == 1
+        proxy.change = None  # mended
+        done = cli(f"resume={cli.run}", timeout=PATIENCE)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert origin_of(cli.run)["steps"] == 3
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("key", "Invalid API key"),
+        ("base", f"base={BASE}/.: http://127.0.0.1"),
+        ("gone", "http://127.0.0.1:9 cannot be reached"),
+        ("other", "nothing there speaks the Tinker protocol"),
+    ],
+)
+def test_service_that_does_not_fit_is_one_line_before_the_start(
+    cli: Cli, tmp_path: Path, fault: str, words: str
+) -> None:
+    change = {"key": with_key("tml-right")}.get(fault)
+    with TinkerProxy(URL, change) as proxy:
+        url = {"gone": "http://127.0.0.1:9", "other": f"{proxy.url}/elsewhere"}.get(fault, proxy.url)
+        more = [f"target_agent.policy.base={BASE}/."] if fault == "base" else []
+        environment = {"TINKER_API_KEY": "tml-wrong"} if fault == "key" else {}
+        done = cli(*overrides(tmp_path, *more, url=url), timeout=300, env=environment)
+    lines = [line for line in (done.stdout + done.stderr).splitlines() if words in line]
+    assert done.returncode != 0 and len(lines) == 1, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr and "tml-wrong" not in done.stdout + done.stderr

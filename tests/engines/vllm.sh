@@ -39,7 +39,6 @@ PY
 
 make_model() {
   [ -f "$MODEL/config.json" ] && return
-  "${PYTHON:-python3}" -m pip install -q gguf
   "${PYTHON:-python3}" "$HERE/smollm2.py" "$MODEL"
 }
 

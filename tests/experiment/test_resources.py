@@ -1,6 +1,7 @@
 """Resources of stages follow from the policy, and what cannot fit is refused before anything starts."""
 
 import json
+from math import ceil
 
 import pytest
 
@@ -53,7 +54,7 @@ def test_what_the_configuration_names_wins(seven_b):
         "+compute.resources.gate.cpus=9",
     )
     assert (found["gate"].gpus, found["gate"].memory_gb, found["gate"].cpus) == ("a100:1", 60, 9)
-    assert found["train"].gpus == 1  # conf/compute/slurm.yaml names it
+    assert of(seven_b, "compute.resources.train.gpus=3")["train"].gpus == 3
 
 
 @pytest.mark.parametrize(
@@ -70,13 +71,32 @@ def test_stages_that_ask_a_server_or_a_tiny_policy_need_none(seven_b, more):
     assert found["propose"].run_in == "driver" and found["gate"].memory_gb == 8
 
 
+def test_stages_that_start_servers_get_their_gpus_and_an_update_its_own_beside_them(seven_b):
+    servers = ["policy=vllm", "target_agent.policy.vllm={servers: 2, tensor_parallel: 2}", "trainer.shards=3"]
+    found = of(seven_b, *servers)
+    assert {found[kind].gpus for kind in ("propose", "gate", "run", "test")} == {4} and found["train"].gpus == 3 + 4
+    few = check_experiment(composed(*seven_b, *servers, "compute.resources.train.gpus=4"))
+    with pytest.raises(FitError, match="train has 4 GPUs on a node, but train takes 7, 4 of them for servers"):
+        list(fit_lines(few))
+
+
+def test_a_server_that_cannot_hold_the_base_is_refused_with_a_number_of_gpus_that_do(seven_b):
+    large = ["target_agent.policy.base=gpt-oss-120b", "policy=vllm", "trainer.lora.parameters=[]", "trainer.shards=6"]
+    with pytest.raises(FitError, match=r"propose has GPUs of 48.0 GB, .* allowed: .*tensor_parallel=2"):
+        list(fit_lines(check_experiment(composed(*seven_b, *large, "compute.resources.policy.gpus='l40s:2'",
+                                                 "compute.resources.train.gpus='h100:7'"))))  # fmt: skip
+
+
 def test_processes_of_an_update_are_dealt_to_nodes(seven_b):
     config = check_experiment(
         composed(
             *seven_b, "trainer.processes=4", "compute.resources.train.nodes=2", "compute.resources.train.gpus=null"
         )
     )
-    assert (stage_resources(config, "train").gpus, stage_resources(config, "train").memory_gb) == (2, 2 * 16 + 8)
+    assert (stage_resources(config, "train").gpus, stage_resources(config, "train").memory_gb) == (
+        2,
+        ceil(2 * 15.2) + 8,
+    )
     (line,) = faults(
         *seven_b, "trainer.processes=3", "compute.resources.train.nodes=2", "compute.resources.train.gpus=2"
     )
@@ -93,6 +113,7 @@ def test_processes_of_an_update_are_dealt_to_nodes(seven_b):
             "compute.resources.gate has 8.6 GB of memory, but 15.2 GB of weights",
         ),
         (["compute.resources.propose.run_in=driver"], "compute.resources.propose.run_in=driver would load"),
+        (["+compute.resources.test.gpus='t4:1'"], "compute.resources.test has GPUs of 16.0 GB, but "),
         (["compute.resources.train.gpus='l4:1'"], "GPUs of 24.0 GB, but trainer grpo: base 15.2 GB"),
         (["compute.resources.train.gpu_gb=16"], "GPUs of 16.0 GB, but trainer grpo: base 15.2 GB"),
         (["+compute.resources.run.gpus=0", "target_agent.policy.device=cuda"], "compute.resources.run has no GPU"),

@@ -73,6 +73,15 @@ def test_an_earlier_update_says_it_best_optimizer_and_all(context):
     )
 
 
+def test_of_an_earlier_offline_update_the_rounds_count_and_not_its_steps(context):
+    earlier = configured("best_of_n", "offline", steps=40, prompts=16, group_size=4, options={"rounds": 2})
+    curves = {"reward": [0.1], "kl": [], "entropy": [], "stopped": "", "tokens": 9}
+    settings = {"algorithm": earlier.model_dump(mode="json"), "steps": 2, "seconds": 6.4}
+    built = {"fault": "", "sha256": "s", **settings, **curves}  # one round of two: 32 rollouts
+    training, _ = plan_costs(context, weights(earlier, shape=SHAPE), [generation(2, build=built)])
+    assert training.minutes == pytest.approx(64 * 0.2 / 60, abs=0.01)
+
+
 def test_options_that_the_algorithm_refuses_are_said(context):
     algorithm = configured("grpo", options={"nonsense": 1})
     training, _ = plan_costs(context, weights(algorithm, shape=SHAPE), [])

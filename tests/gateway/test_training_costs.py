@@ -1,14 +1,20 @@
 """What a service trains is in the ledger before it is sent, and held against the budget."""
 
+import asyncio
 import json
+from concurrent.futures import Future
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from sia_runner.config.components import HostedProvider, TokenPrices
 from sia_runner.config.experiment import BudgetConfig
+from sia_runner.gateway.backends import LocalBackend
 from sia_runner.gateway.service import GatewayService
+from sia_runner.records import SampledCall
 from sia_runner.wire.grants import BudgetSpent, Grant, ModelsError
+from sia_runner.wire.requests import ModelRequest
 
 PRICES = TokenPrices(input=1.0, output=3.0)
 GRANT = Grant("learner", 2, "gen_2", "train", None)
@@ -94,11 +100,13 @@ def test_a_step_that_the_budget_cannot_pay_is_not_sent(service):
     assert sent == [1]
 
 
-def test_outside_of_an_update_nothing_is_charged(service):
-    gateway = service()
-    with gateway.policy().charge(1_000, 1_000):
-        pass
-    assert gateway.ledger.usage().calls == 0
+def test_an_adapter_that_is_loaded_to_answer_is_counted_and_not_refused(service):
+    gateway, loaded = service(usd=0.003, test_reserve=0.0), []
+    for _ in range(4):
+        with gateway.policy().charge(1_000, 0):
+            loaded.append(1)
+    assert len(loaded) == 4 and gateway.ledger.usage().calls == 3
+    assert gateway.ledger.totals().of(candidate="adapter", purpose="train").input_tokens == 3_000
 
 
 def test_a_limit_in_dollars_needs_the_prices(service):
@@ -106,3 +114,14 @@ def test_a_limit_in_dollars_needs_the_prices(service):
     with gateway.training_paid_by(GRANT), pytest.raises(ModelsError, match="learner role's model are not known"):
         with gateway.policy().charge(1, 0):
             pass
+
+
+@pytest.mark.parametrize(("billed", "counted"), [(9, 9), (None, 2)])
+def test_tokens_that_a_service_generates_behind_a_stop_string_are_counted(billed, counted):
+    sampled: Future[SampledCall] = Future()
+    sampled.set_result(SampledCall((1, 2, 3), (4, 5), (-1.0, -1.0), "stop", "base", "text", billed))
+    policy: Any = SimpleNamespace(submit=lambda request: sampled, decode=str)
+    request = ModelRequest("openai", {"model": "m"}, False, "m", None, 16)
+    buffer: Any = SimpleNamespace(hold=lambda response: None)
+    summary = asyncio.run(LocalBackend(policy).send(request, buffer))
+    assert (summary.input_tokens, summary.output_tokens) == (3, counted)

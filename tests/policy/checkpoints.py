@@ -60,7 +60,9 @@ def no_texts() -> list[WarmupDialogue]:
     raise AssertionError("only base=tiny needs texts")
 
 
-def adapter(folder: Path, engine: Any, seed: int, base_sha256: str | None = None, **lora: Any) -> Path:
+def adapter(
+    folder: Path, engine: Any, seed: int, base_sha256: str | None = None, service: Any = None, **lora: Any
+) -> Path:
     """An adapter that changes a good deal, made on a copy of the engine's base and saved as training saves it."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -70,7 +72,7 @@ def adapter(folder: Path, engine: Any, seed: int, base_sha256: str | None = None
     settings = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "init_lora_weights": False} | lora
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(engine.base_id), LoraConfig(**settings))
     model.save_pretrained(folder)
-    mark = {"base_id": engine.base_id, "base_sha256": base_sha256 or engine.base_sha256}
+    mark = {"base_id": engine.base_id, "base_sha256": base_sha256 or engine.base_sha256, "service": service}
     (folder / "sia_adapter.json").write_text(json.dumps(mark))
     return folder
 

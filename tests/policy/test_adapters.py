@@ -142,6 +142,22 @@ def test_an_adapter_of_another_base_is_refused(tmp_path):
     assert (said(engine), engine.version) == (base, "base")
 
 
+def test_an_adapter_of_a_service_is_used_where_the_user_vouches_for_the_base(tmp_path):
+    engine = fresh(tmp_path)
+    folder = adapter(tmp_path / "a", engine, 1, base_sha256="0" * 64, service={"state": "tinker://m/weights/final"})
+    with pytest.raises(
+        PolicyError, match=r"trained by a service on .*target_agent\.policy\.trust_base=true"
+    ) as refusal:
+        engine.use(folder)
+    assert "\n" not in str(refusal.value)
+    trusting = PolicyEngine(spec(engine.base_id, trust_base=True), tmp_path, no_texts)
+    trusting.use(folder)
+    assert said(trusting) == as_peft_says(engine, folder) != said(engine)
+    own = adapter(tmp_path / "b", engine, 2, base_sha256="0" * 64)  # trained here, on another base
+    with pytest.raises(PolicyError, match=r"sha256 0000.*not for"):
+        trusting.use(own)
+
+
 @pytest.mark.parametrize("damage", ["no mark", "cut", "empty"])
 def test_an_adapter_that_is_not_whole_is_refused_and_leaves_the_model_as_it_was(damage, tmp_path):
     engine = fresh(tmp_path)

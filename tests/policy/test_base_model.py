@@ -7,6 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the training extra is not installed")
 
+from sia_runner.policy import base_model
 from sia_runner.policy.base_model import architecture, load_base, weights_sha256
 from sia_runner.policy.engine import PolicyEngine
 from sia_runner.wire.failures import CallError
@@ -33,6 +34,15 @@ def test_files_of_the_hubs_cache_are_not_read_again(tmp_path):
 def test_a_base_in_bfloat16_is_loaded_as_such(tmp_path):
     base = load_base(str(checkpoint(tmp_path / "base")), "cpu", "bfloat16")
     assert base.model.dtype == torch.bfloat16 and base.context == 96
+
+
+@pytest.mark.parametrize(
+    ("flags", "dtype"), [("fpu sse avx512_bf16 sha", torch.bfloat16), ("fpu sse avx512f sha", torch.float32)]
+)
+def test_auto_is_bfloat16_where_the_processor_has_instructions_for_it(tmp_path, monkeypatch, flags, dtype):
+    (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags : {flags}\n")
+    monkeypatch.setattr(base_model, "_PROCESSOR", tmp_path / "cpuinfo")
+    assert load_base(str(checkpoint(tmp_path / "base")), "cpu", "auto").model.dtype == dtype
 
 
 def test_a_base_in_bfloat16_answers_and_its_logprobs_are_those_of_a_forward_pass(tmp_path):

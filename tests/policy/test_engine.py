@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the training extra is not installed")
 
-from sia_runner.policy.engine import PolicyEngine
+from sia_runner.policy.engine import PolicyEngine, sampling_speed
 from sia_runner.policy.sampling import PromptCache, _cache_argument
 from sia_runner.wire.failures import CallError
 from tests.policy.checkpoints import adapter, ask, checkpoint, generate, no_texts, spec
@@ -157,3 +157,11 @@ def test_prompts_that_are_read_in_pieces_give_the_same_answers(engine, monkeypat
     assert [one.completion_ids for one in pieces] == [one.completion_ids for one in whole]
     for one, other in zip(pieces, whole, strict=True):
         assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+
+
+def test_measuring_the_speed_changes_no_later_answer(tmp_path):
+    first, second = (PolicyEngine(spec(checkpoint(tmp_path / name)), tmp_path, no_texts) for name in ("a", "b"))
+    assert 0 < sampling_speed(first) < 1e6
+    unseeded = [ask("12+7=", temperature=1.0)]
+    assert generate(first, unseeded)[0].completion_ids == generate(second, unseeded)[0].completion_ids
+    assert first.version == second.version == "base"

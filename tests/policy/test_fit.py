@@ -64,7 +64,7 @@ def test_parameters_are_those_of_transformers_and_an_adapters_those_of_peft(kind
 def test_published_sizes_of_the_large_models_come_out():
     """116.8e9 and 20.9e9 parameters, and files of 65.3 and 13.8 GB: their model cards' figures."""
     assert [round(shape.parameters / 1e9, 1) for shape in BUILT_IN.values()] == [20.9, 116.8]
-    assert [round((shape.stored or 0) / GB, 1) for shape in BUILT_IN.values()] == [13.8, 65.2]
+    assert [round((shape.file_bytes or 0) / GB, 1) for shape in BUILT_IN.values()] == [13.8, 65.2]
     assert model_shape("openai/gpt-oss-120b") is LARGE
 
 
@@ -124,12 +124,12 @@ def test_an_unknown_architecture_is_named_with_those_that_are_understood(tmp_pat
 def test_a_folders_files_say_what_a_server_holds(tmp_path):
     config, shape = small("llama")
     config.save_pretrained(tmp_path)
-    assert model_shape(str(tmp_path)).stored is None
+    assert model_shape(str(tmp_path)).file_bytes is None
     index = {"metadata": {"total_size": 4321}, "weight_map": {}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert model_shape(str(tmp_path)).stored == 4321
+    assert model_shape(str(tmp_path)).file_bytes == 4321
     (tmp_path / "model.safetensors").write_bytes(b"1234567")
-    assert model_shape(str(tmp_path)) == replace(shape, name=str(tmp_path), stored=7)
+    assert model_shape(str(tmp_path)) == replace(shape, name=str(tmp_path), file_bytes=7)
 
 
 class TestAgainstTorch:

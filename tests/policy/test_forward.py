@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 from trl.trainer import utils
 
-from sia_runner.policy import forward
+from sia_runner.policy import fit, forward
 from sia_runner.policy.forward import deal_chunks, fused_head, pack_rows
 from sia_runner.wire.learning import TrainingRow
 from tests.policy.checkpoints import config_of
@@ -96,7 +96,7 @@ def test_every_row_is_dealt_to_one_process_and_groups_stay_whole(questions, proc
     rows = rows_of(questions)
     pairs = [(row, row + 1) for row in range(0, len(rows) - 1, 3)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(forward, "_MIN_CHUNK_TOKENS", 1)
+        patch.setattr(fit, "_MIN_PASS_TOKENS", 1)
         dealt = [deal_chunks(rows, process, processes, pairs, tokens) for process in range(processes)]
     chunks = [chunk for own in dealt for chunk in own]
     assert sorted(row for chunk in chunks for row in chunk) == list(range(len(rows)))
@@ -107,7 +107,7 @@ def test_every_row_is_dealt_to_one_process_and_groups_stay_whole(questions, proc
 
 
 def test_rows_of_one_prompt_are_dealt_into_one_chunk_if_that_saves_work(monkeypatch):
-    monkeypatch.setattr(forward, "_MIN_CHUNK_TOKENS", 1)
+    monkeypatch.setattr(fit, "_MIN_PASS_TOKENS", 1)
     rows = rows_of(long_prompts(3))[::-1]
     chunks = deal_chunks(rows, max_length=30)
     assert [{rows[row].prompt_ids for row in chunk} for chunk in chunks] == [

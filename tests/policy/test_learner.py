@@ -19,7 +19,7 @@ pytest.importorskip("trl", reason="the fused head is TRL's")
 
 from sia_runner.config.training import LoraSettings
 from sia_runner.errors import TrainingError
-from sia_runner.policy import forward
+from sia_runner.policy import fit
 from sia_runner.policy.engine import PolicyEngine
 from sia_runner.wire.adapter_files import read_adapter_origin
 from sia_runner.wire.learning import ForwardPass, StepSettings, TokenWeights, TrainingRow
@@ -132,7 +132,7 @@ def policy() -> toy.ToyPolicy:
 
 
 def small_chunks(monkeypatch: Any) -> None:
-    monkeypatch.setattr(forward, "_MIN_CHUNK_TOKENS", 1)
+    monkeypatch.setattr(fit, "_MIN_PASS_TOKENS", 1)
 
 
 @pytest.mark.parametrize("samples", [1, 4])
@@ -239,6 +239,20 @@ def test_a_step_is_one_of_adam_with_a_clipped_gradient(max_norm, policy, tmp_pat
         with torch.no_grad():
             expected = np.concatenate([plain_logprobs(other, row) for row in rows])
         assert np.concatenate(learner.forward(rows).logprobs) == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_steep_critic_does_not_shorten_the_step_of_the_adapter(policy, tmp_path):
+    """Its gradient is clipped to a norm of its own."""
+    rows, norms, results = rows_of(4), [], []
+    for steepness in (0.0, 1e6):
+        with learner_of(policy, tmp_path / str(steepness), critic=True) as learner:
+            values = [np.full(len(row.completion_ids), steepness) for row in rows]
+            for _ in range(2):  # Adam forgets the size of a first gradient
+                learner.backward(rows, fixed(weights_of(rows), values))
+                norms.append(learner.step(StepSettings(0.01)))
+            results.append(np.concatenate(learner.forward(rows).logprobs))
+    assert norms[:2] == norms[2:] and norms[0] > 1
+    assert np.array_equal(*results)
 
 
 def test_without_a_gradient_nothing_moves(policy, tmp_path):

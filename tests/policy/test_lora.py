@@ -162,9 +162,22 @@ def adapters_on_disk(out) -> list[str]:
 
 def test_another_base_is_refused_in_one_line(trained):
     policy, out, _, _ = trained
-    with pytest.raises(TrainingError, match=r"is an adapter for toy \(sha256 bbbb.*not for the base") as refusal:
+    with pytest.raises(TrainingError, match=r"is for toy \(sha256 bbbb.*not for the base") as refusal:
         load_adapter(policy.model, out, "c" * 64, "served")
     assert "\n" not in str(refusal.value)
+
+
+def test_training_goes_on_from_a_services_adapter_where_the_user_vouches_for_the_base(trained):
+    policy, out, _, after = trained
+    written = asdict(origin(policy, base_sha256="c" * 64, service={"state": "tinker://model/weights/final"}))
+    (out / "sia_adapter.json").write_text(json.dumps(written))
+    lora = LoraSettings(rank=4, alpha=8)
+    refused = pytest.raises(TrainingError, match=r"trained by a service on toy.*target_agent\.policy\.trust_base=true")
+    with refused, attached_adapter(policy, lora, out, 0):
+        pass
+    policy.trust_base = True
+    with attached_adapter(policy, lora, out, 0) as model:
+        assert torch.equal(logits(model), after)
 
 
 def test_a_folder_without_all_parts_is_no_adapter(trained):

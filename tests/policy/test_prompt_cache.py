@@ -21,7 +21,7 @@ def forwards(engine, monkeypatch):
     monkeypatch.setattr(
         module,
         "_read_prompts",
-        lambda model, prompts, pad: seen.append(len(prompts)) or _read_prompts(model, prompts, pad),
+        lambda model, prompts, *more: seen.append(len(prompts)) or _read_prompts(model, prompts, *more),
     )
     return seen
 
@@ -55,6 +55,39 @@ def test_what_was_kept_is_what_reading_gives(engine):
     for layer, of_whole in zip(cache.layers, whole.layers, strict=True):
         torch.testing.assert_close(layer.keys * tokens, of_whole.keys * tokens, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(layer.values * tokens, of_whole.values * tokens, atol=1e-5, rtol=1e-5)
+
+
+def test_what_prompts_begin_with_alike_is_read_once(engine, forwards):
+    instructions = [3 + n % 90 for n in range(30)]
+    asked = [[*instructions, *prompt] for prompt in PROMPTS[1:4]]
+    prefixes = PromptCache()
+    cache, mask_bt, logits_bv = read(prefixes, engine, asked)
+    assert forwards == [1, 3], "the instructions, then three questions"
+    with torch.no_grad():
+        whole, whole_mask_bt, expected_bv = _read_prompts(engine.model, [tuple(prompt) for prompt in asked], 0)
+    assert torch.equal(mask_bt, whole_mask_bt)
+    torch.testing.assert_close(logits_bv, expected_bv, atol=1e-5, rtol=1e-5)
+    tokens = mask_bt.bool()[:, None, :, None]
+    for layer, of_whole in zip(cache.layers, whole.layers, strict=True):
+        torch.testing.assert_close(layer.keys * tokens, of_whole.keys * tokens, atol=1e-5, rtol=1e-5)
+    read(prefixes, engine, [[*instructions, *PROMPTS[5]]])
+    assert forwards == [1, 3, 1], "a later question goes on from them"
+
+
+def test_a_longer_beginning_goes_on_from_a_shorter_one(engine, forwards):
+    system, examples = [5] * 20, [7] * 20
+    prefixes = PromptCache()
+    read(prefixes, engine, [[*system, 9, 9], [*system, 8, 8]])
+    _, _, logits_bv = read(prefixes, engine, [[*system, *examples, 9], [*system, *examples, 8, 3]])
+    assert forwards == [1, 2, 1, 2]
+    with torch.no_grad():
+        expected_v = _read_prompts(engine.model, [(*system, *examples, 9)], 0)[2][0]
+    torch.testing.assert_close(logits_bv[0], expected_v, atol=1e-5, rtol=1e-5)
+
+
+def test_what_is_short_is_not_worth_a_pass(engine, forwards):
+    read(PromptCache(), engine, [[*[5] * (module._MIN_SHARED - 1), n] for n in (8, 9)])
+    assert forwards == [2]
 
 
 def test_other_weights_read_afresh(engine, forwards):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from sia_runner.config.training import LoraSettings
+from sia_runner.policy.tinker import placed_model
 from sia_runner.policy.tinker_client import ModelSettings
 from sia_runner.policy.tinker_learner import TinkerLearner, measure_reduction, model_settings, write_archive
 from sia_runner.policy.tinker_sampler import TinkerSampler, load_proven
@@ -253,10 +254,32 @@ def test_checkpoint_of_elsewhere_is_refused(name: str) -> None:
     learner.load(learner.save("two") | {"sdk": "0.24.9"})
 
 
+def test_state_that_is_forgotten_is_deleted_at_its_own_service_only() -> None:
+    base, deleted = Base(), []
+    base.client.delete = deleted.append
+    learner = learner_of(NumberModel(), base)
+    state = learner.save("one")
+    learner.forget(state | {"service": "http://elsewhere"})
+    learner.forget({"file": "step-000001-1/learner.pt"})
+    assert not deleted
+    learner.forget(state)
+    assert deleted == [state["state"]]
+
+
+@pytest.mark.parametrize("reached", [True, False])
+def test_place_that_could_not_be_freed_is_on_disk_for_the_resume(tmp_path: Path, reached: bool) -> None:
+    model = SimpleNamespace(model_id="model_7", unload=lambda: reached)
+    client: Any = SimpleNamespace(create=lambda settings: model)
+    with placed_model(client, SETTINGS, tmp_path):
+        assert json.loads((tmp_path / "tinker_model.json").read_text()) == {"model_id": "model_7"}
+    assert (tmp_path / "tinker_model.json").exists() is not reached
+
+
 def test_stop_strings_end_a_completion_here() -> None:
     base = Base()
     (sample,) = base.sampler.sample((1, 2), 1, SampleSettings(4, stop=("x",)), None)
     assert (sample.ids, sample.logprobs, sample.finish_reason) == ((5, 6), (-1.0, -2.0), "stop")
+    assert sample.billed == 4, "the service has generated all of them"
     (whole,) = base.sampler.sample((1, 2), 1, SampleSettings(4), None)
     assert (len(whole.ids), whole.finish_reason, whole.version) == (4, "length", "base")
 

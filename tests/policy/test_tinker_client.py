@@ -4,6 +4,7 @@ import http.server
 import threading
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -82,6 +83,16 @@ def test_call_without_an_answer_ends_in_time() -> None:
     assert time.monotonic() - began < 5
 
 
+def test_server_that_goes_away_is_noticed_while_a_call_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package would ask again without end, and the timeout of a call is long."""
+    monkeypatch.setattr("sia_runner.policy.tinker_client._WATCH_SECONDS", 0.05)
+    client, over = TinkerClient("http://127.0.0.1:9", None, 600.0), threading.Event()
+    with pytest.raises(CallError, match="cannot be reached") as raised:
+        client.call("a sample", over.wait)
+    over.set()
+    assert raised.value.kind == "unreachable" and raised.value.sent
+
+
 class _Server(http.server.BaseHTTPRequestHandler):
     seen: ClassVar[list[tuple[str, str | None]]] = []
 
@@ -112,6 +123,34 @@ def test_archive_is_found_where_the_service_says(url: str) -> None:
     assert TinkerClient(url, KEY, 5.0).download("tinker://model_1/name") == b"archive"
     path = "/api/v1/training_runs/model_1/checkpoints/name"
     assert _Server.seen == [(f"{path}/archive", KEY), (f"{path}/download", KEY)]
+
+
+class _Rest:
+    """The part of the package that deletes saved states."""
+
+    def __init__(self) -> None:
+        self.deleted: list[tuple[str, float]] = []
+
+    def create_rest_client(self) -> "_Rest":
+        return self
+
+    def delete_checkpoint_from_tinker_path(self, path: str) -> SimpleNamespace:
+        return SimpleNamespace(result=lambda seconds: self.deleted.append((path, seconds)))
+
+
+def test_saved_state_is_deleted_with_little_patience() -> None:
+    client, rest = TinkerClient("http://127.0.0.1:9", KEY, 600.0), _Rest()
+    client._service = rest
+    client.delete("tinker://model_1/weights/step")
+    ((path, seconds),) = rest.deleted
+    assert path == "tinker://model_1/weights/step" and seconds <= 10
+
+
+def test_package_that_deletes_nothing_is_a_failure_of_one_line() -> None:
+    client = TinkerClient("http://127.0.0.1:9", KEY, 600.0)
+    client._service = SimpleNamespace(create_rest_client=SimpleNamespace)
+    with pytest.raises(CallError, match="deleting a checkpoint"):
+        client.delete("tinker://model_1/weights/step")
 
 
 def test_server_of_something_else_is_named(url: str) -> None:

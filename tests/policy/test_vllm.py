@@ -37,7 +37,7 @@ def served(tmp_path):
 
     def start(**settings):
         (tmp_path / f"server{len(started)}").mkdir()
-        engine = PolicyEngine(spec(base), tmp_path, no_texts)
+        engine = PolicyEngine(spec(base, trust_base=True), tmp_path, no_texts)  # a server asks for no origin
         started.append(VllmServer(engine, tmp_path / f"server{len(started)}", **settings))
         return started[-1]
 
@@ -153,6 +153,20 @@ def test_an_adapter_of_another_base_is_refused(served, tmp_path):
     with pytest.raises(PolicyError, match="base"):
         policy.use(foreign)
     assert policy.version == "base" and server.loads == []
+
+
+def test_an_adapter_of_a_service_is_loaded_where_the_user_vouches_for_the_base(served, tmp_path):
+    server = served()
+    doubting, _ = policy_at(server, tmp_path)
+    folder = adapter(
+        tmp_path / "a", local(tmp_path, server), 1, base_sha256="0" * 64, service={"state": "tinker://m/w"}
+    )
+    with pytest.raises(PolicyError, match=r"target_agent\.policy\.trust_base=true"):
+        doubting.use(folder)
+    trusting = VllmPolicy(remote(server, trust_base=True), tmp_path / "served", lambda: local(tmp_path, server))
+    trusting.use(folder)
+    trusting.answer(ASKS[0])
+    assert server.loads
 
 
 def test_what_the_server_says_of_an_adapter_that_it_cannot_take_is_passed_on_in_one_line(served, tmp_path):

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from sia_runner.records import Outcome, OutcomeKind
-from sia_runner.results.compare import FinishedRun, compare_runs, runs_in_folders
+from sia_runner.results.compare import FinishedRun, backends_in_order, compare_runs, runs_in_folders
+from sia_runner.store.journal import Journal, JournalReader
 from sia_runner.store.run_directory import RunDirectoryError
 
 
@@ -83,6 +84,14 @@ def test_runs_that_differ_in_their_trainer_alone_need_no_note():
     assert compare_runs([arm("a", HALF), arm("b", MORE)])["notes"] == []
 
 
+def test_a_run_that_left_its_service_is_told_from_one_that_did_not(tmp_path):
+    log = Journal(tmp_path / "journal.jsonl")
+    for backend in ("tinker", "vllm", "vllm"):
+        log.append("resumed", overrides=["max_gen=3", f"target_agent.policy.backend={backend}"])
+    log.close()
+    assert backends_in_order("tinker", JournalReader(tmp_path / "journal.jsonl")) == "tinker, then vllm"
+
+
 def test_a_metric_that_is_no_mean_has_a_difference_and_no_test_by_question():
     area = arm("b", MORE)
     area.row["test"]["value"] = 0.9
@@ -112,3 +121,10 @@ def test_a_sweep_is_its_runs_in_the_order_of_their_numbers(tmp_path):
         runs_in_folders([tmp_path, tmp_path / "2-x"])
     with pytest.raises(RunDirectoryError, match="no run there"):
         runs_in_folders([tmp_path / "notes"])
+
+
+def test_a_run_that_a_person_directed_is_no_fair_arm():
+    steered = arm("b", MORE)
+    steered.row["directed"] = 2
+    (note,) = compare_runs([arm("a", HALF), steered])["notes"]
+    assert note == "a and b: no fair comparison, b was directed by a person, 2 notes"

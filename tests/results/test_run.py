@@ -154,6 +154,21 @@ class TestCurves:
         run.refresh()
         assert run.curves() == {1: {"reward": [(1, 0.1), (2, 0.2)], "kl": [(1, 0.0), (2, 0.1)]}}
 
+    def test_drift_is_among_them_where_it_was_measured(self, tmp_path):
+        summary(tmp_path)
+        drift = {"drift_kl": [0.001, None, 0.002], "drift_share": [0.0, None, 0.25]}
+        journal(tmp_path, done(1, "propose", lever="weights", title=""), done(1, "build", reward=[0.1], **drift))
+        (tmp_path / "gen_2").mkdir()
+        (tmp_path / "gen_2" / "curve.jsonl").write_text(
+            '{"step": 1, "drift_kl": 0.003, "drift_share": 0.5}\n{"step": 2, "drift_kl": NaN, "drift_share": NaN}\n'
+        )
+        run = looked(RunReader(tmp_path))
+        drift = {"drift_kl": [(1, 0.001), (3, 0.002)], "drift_share": [(1, 0.0), (3, 0.25)]}
+        assert run.curves()[1] == {"reward": [(1, 0.1)], **drift}
+        journal(tmp_path, done(2, "propose", lever="weights", title=""), start(2, "build"))
+        run = looked(RunReader(tmp_path))
+        assert run.curves()[2] == {"drift_kl": [(1, 0.003)], "drift_share": [(1, 0.5)]}
+
     def test_under_way_they_grow_with_what_the_job_writes(self, tmp_path):
         summary(tmp_path)
         journal(tmp_path, done(1, "propose", lever="weights", title=""), start(1, "build"))

@@ -47,12 +47,19 @@ with (args.working_dir / "submission.csv").open("w", newline="") as stream:
 
 
 def make(
-    folder: Path, *, max_tokens: int | str, copies: int = 1, more: str = " Answer with one word.", candidates: int = 1
+    folder: Path,
+    *,
+    max_tokens: int | str,
+    copies: int = 1,
+    more: str = " Answer with one word.",
+    candidates: int = 1,
+    questions: int = 40,
 ) -> list[str]:
     """Lay out the task and its YAML in `folder`; return the overrides that choose it.
 
     `max_tokens`: or an expression of `rows`, what is asked at once; `copies`: how often each question is asked,
-    as load; `more`: text after each question; `candidates`: how many harnesses there are to propose, all alike.
+    as load; `more`: text after each question; `candidates`: how many harnesses there are to propose, all alike;
+    `questions`: at most 90, so that all numbers have two digits.
     """
     task, conf = folder / "parity", folder / "conf" / "task"
     conf.mkdir(parents=True)
@@ -64,7 +71,7 @@ def make(
     with (task / "labelled.csv").open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(("id", "question", "answer"))
-        for number in range(10, 50):
+        for number in range(10, 10 + questions):
             writer.writerow((f"n{number}", f"Is {number} even or odd?", ("even", "odd")[number % 2]))
     (conf / "parity.yaml").write_text(TASK.format(folder=task))
     return ["--config-dir", str(conf.parent), "task=parity"]

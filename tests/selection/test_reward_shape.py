@@ -36,7 +36,37 @@ def test_moments_are_those_of_the_sample():
 def test_shares_of_trajectories_and_of_groups():
     shape = measure_shape(rolled([[0.0, 0.0], [1.0, 1.0], [0.0, 1.0], [0.5, 0.0]]), seconds=1)
     assert (shape.zero_share, shape.one_share, shape.graded_share) == (4 / 8, 3 / 8, 1 / 8)
+    assert (shape.lowest_share, shape.highest_share) == (4 / 8, 3 / 8)
     assert (shape.zero_groups, shape.equal_groups) == (1 / 4, 2 / 4)
+
+
+def test_of_many_rewards_the_farthest_is_moved_to_the_next_one():
+    rewards = [[float(n) for n in range(q, q + 4)] for q in range(8)]  # 0 to 10
+    rewards[3][1] = 1e6
+    shape = measure_shape(rolled(rewards), seconds=1)
+    assert (shape.highest, shape.distinct, shape.highest_share) == (1e6, 10, 2 / 32), "1 to 10"
+    assert abs(shape.skew) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("rewards", "shares"),
+    [
+        ([0.0] * 31 + [1.0], (31 / 32, 1 / 32)),
+        ([0.0] + [1.0] * 31, (1 / 32, 31 / 32)),
+        ([-99.0] + [0.0] * 30 + [1.0], (31 / 32, 1 / 32)),
+        ([0.0] + [1.0] * 30 + [99.0], (1 / 32, 31 / 32)),
+    ],
+)
+def test_a_single_success_or_failure_is_no_outlier(rewards, shares):
+    shape = measure_shape(rolled([rewards[start : start + 4] for start in range(0, 32, 4)]), seconds=1)
+    assert (shape.lowest_share, shape.highest_share) == shares
+
+
+def test_a_shape_of_an_earlier_version_is_of_rewards_between_0_and_1():
+    stored = asdict(measure_shape(rolled([[0.0, 0.0], [1.0, 0.0]]), seconds=1))
+    del stored["lowest_share"], stored["highest_share"]
+    shape = RewardShape.from_json(stored)
+    assert (shape.lowest_share, shape.highest_share) == (3 / 4, 1 / 4)
 
 
 def test_cost_and_density_per_trajectory():

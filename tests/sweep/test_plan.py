@@ -118,3 +118,15 @@ def test_the_mode_in_the_table_is_what_was_done(sweep):
     (sweep.path / "0" / "summary.json").write_text(json.dumps(summary | done))
     (row,) = sweep_table(sweep, SweepPlan((), "/", (planned("0", "task=t", mode="SIA-W+H"),)))["runs"]
     assert row["mode"] == "SIA-H, no model" and "no harness called a model" in row["why"]
+
+
+def test_a_directed_run_has_a_mean_of_its_own(sweep):
+    for name in ("0", "1"):
+        finished(sweep, name, 0.5)
+    summary = json.loads((sweep.path / "1" / "summary.json").read_text())
+    notes = {"directions": [{"n": 2, "text": "look", "by": "", "at": ""}]}
+    (sweep.path / "1" / "summary.json").write_text(json.dumps(summary | notes))
+    runs = tuple(planned(str(seed), "task=t", f"seed={seed}", seed=seed) for seed in (0, 1))
+    table = sweep_table(sweep, SweepPlan((), "/", runs))
+    assert [mean["arm"] for mean in table["means"]] == ["", "directed"]
+    assert "no fair arm: directed by a person, 1 note" in table["runs"][1]["why"]

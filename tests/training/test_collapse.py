@@ -50,6 +50,14 @@ def test_a_window_that_is_not_full_says_nothing():
     assert check_collapse([replace(GOOD, kl=99.0)] * 2, LIMITS) is None
 
 
+def test_of_several_steps_on_a_batch_of_rollouts_the_first_counts():
+    bad = replace(GOOD, zero_groups=1.0)
+    assert check_collapse([GOOD] * 4 + [bad] * 8, LIMITS, iterations=4) is None
+    assert check_collapse([GOOD] * 4 + [bad] * 9, LIMITS, iterations=4) is not None
+    late = [GOOD, replace(GOOD, entropy=0.0), replace(GOOD, entropy=0.0)]
+    assert check_collapse(late * 5, LIMITS, iterations=3) is None
+
+
 def test_what_could_not_be_measured_passes_no_limit():
     unknown = replace(GOOD, kl=math.nan, entropy=math.nan, length=math.nan, drift_kl=math.nan)
     assert check_collapse([GOOD] + [unknown] * 3, LIMITS) is None
@@ -72,7 +80,7 @@ FLAT = EarlyStopping(window=3, min_gain=0.02, gain_window=4)
 def test_a_reward_that_no_longer_rises_ends_the_training_and_is_no_damage():
     verdict = check_collapse(rewarded(0.1, 0.2, 0.3, 0.4, 0.5, 0.5, 0.5, 0.5, 0.51, 0.49, 0.5, 0.5), FLAT)
     assert verdict is not None
-    assert "mean reward 0.5 in the last 4 steps, 0.5 in the 4 before" in verdict.reason
+    assert "mean reward 0.5 in the last 4 batches, 0.5 in the 4 before" in verdict.reason
     assert not verdict.harmful
 
 

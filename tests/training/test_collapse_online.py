@@ -79,7 +79,7 @@ def test_nothing_left_to_learn_ends_the_training_and_keeps_its_last_step(policy,
     roll.change = lambda one: one if len(roll.asked) <= 4 else replace(one, reward=1.0)
     trained = drivers.train(toy.assignment(policy, wild(max_uniform_groups=1.0), tmp_path, roll=roll))
     assert trained.steps == 4 + 3
-    assert "gave all their samples the same reward (mean 1) for 3 steps" in trained.stopped
+    assert "gave all their samples the same reward (mean 1) for 3 batches of rollouts" in trained.stopped
     assert read_adapter_origin(tmp_path / "adapter").steps == trained.steps
 
 

@@ -17,7 +17,7 @@ CASES = {
     "ppo": {"steps": 4, "prompts_per_step": 2, "checkpoint_every": 1, "options": {"iterations": 2}},
     "dpo": {"steps": 4, "prompts": 8, "checkpoint_every": 1, "kl_coefficient": 0.1, "options": {"rounds": 2}},
 }
-LEARNER = ("forward", "backward", "step", "publish", "save", "load", "export")
+LEARNER = ("forward", "backward", "step", "publish", "save", "load", "forget", "export")
 
 
 class Crash(BaseException):

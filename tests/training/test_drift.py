@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from sia_runner.training.drift import drift_factors, effect_at_server, measure_drift
+from sia_runner.training.drift import adapter_is_served, drift_factors, effect_at_server, measure_drift
+from sia_runner.wire.learning import ForwardPass, LearnerAbilities, TrainingRow
 
 MASK = np.array([[True, True, False], [True, False, False]])
 SAMPLER = np.log(np.array([[0.5, 0.2, 0.1], [0.1, 0.9, 0.9]]))
@@ -83,3 +84,27 @@ def test_a_few_tokens_prove_nothing():
     """With one token the regression fits whatever a server says."""
     one = [np.array([-1.0])]
     assert effect_at_server([np.array([-5.0])], one, [np.array([-0.9])], one).error == np.inf
+
+
+class Learner:
+    """A learner, and a sampler that applies its adapter: the logprob of a token is a number of its own."""
+
+    def __init__(self, *, shares_base: bool) -> None:
+        self.abilities = LearnerAbilities(True, True, True, False, shares_base=shares_base)
+        self.base_calls = 0
+
+    def forward(self, rows, *, base=False):
+        self.base_calls += base
+        return ForwardPass(range(len(rows)), self.score(rows, None if base else "live"))
+
+    def score(self, rows, weights):
+        return [np.array([-1.0 - (0.1 * token if weights else 0.0) for token in row.completion_ids]) for row in rows]
+
+
+@pytest.mark.parametrize("shares_base", [False, True])
+def test_a_base_that_learner_and_sampler_share_is_asked_for_once(shares_base):
+    """A service sends a bill for each call."""
+    learner = Learner(shares_base=shares_base)
+    rows = [TrainingRow((1, 2), tuple(range(length))) for length in range(2, 12)]
+    assert adapter_is_served(learner.score, learner, rows, temperature=1.0)  # pyright: ignore[reportArgumentType]
+    assert learner.base_calls == (0 if shares_base else 1)

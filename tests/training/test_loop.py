@@ -1,7 +1,8 @@
 """The online loop over a learner: what it tells a learner, what it records, and a server that samples beside it."""
 
+import json
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,14 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the toy's learner is torch's")
 
-from sia_runner.config.training import EarlyStopping
+from sia_runner.config.training import EarlyStopping, LoraSettings
 from sia_runner.errors import TrainingError
 from sia_runner.training import drivers
 from sia_runner.training.algorithms.base import TrainingSignal, online_algorithm
 from sia_runner.training.loop import PolicyLowering
 from sia_runner.training.losses import StepSize, pad_rows
+from sia_runner.training.progress import TrainingProgress
+from sia_runner.wire.adapter_files import WEIGHTS_FILE
 from sia_runner.wire.learning import ForwardPass, LearnerAbilities
 from sia_runner.wire.policy import PolicyError
 from tests.training import toy
@@ -88,10 +91,12 @@ def test_each_step_has_the_drift_of_its_rollouts_and_none_where_nothing_was_lear
     figures: list = []
     roll = toy.ToyRoll(policy)
     roll.change = lambda one: one if len(roll.asked) < 3 else replace(one, reward=1.0)
-    drivers.train(toy.assignment(policy, short(), tmp_path, roll=roll, record=figures.append))
+    trained = drivers.train(toy.assignment(policy, short(), tmp_path, roll=roll, record=figures.append))
     assert [one["drift_kl"] for one in figures[:2]] == pytest.approx([0, 0], abs=1e-9)
     assert [one["drift_share"] for one in figures[:2]] == [0, 0]
     assert math.isnan(figures[2]["drift_kl"]) and math.isnan(figures[2]["drift_share"])
+    assert trained.drift_kl == (figures[0]["drift_kl"], figures[1]["drift_kl"], None)
+    assert trained.drift_share == (0, 0, None)
 
 
 def test_rollouts_of_another_sampler_are_seen_and_end_the_training(policy, tmp_path):
@@ -105,6 +110,22 @@ def test_rollouts_of_another_sampler_are_seen_and_end_the_training(policy, tmp_p
     assert "KL of the sampler to the learner" in trained.stopped
     assert figures[0]["drift_kl"] == pytest.approx(math.log(20) + 1 / 20 - 1, abs=1e-4)
     assert figures[0]["drift_share"] == 1
+
+
+def test_old_states_are_forgotten_and_a_failure_is_said_once_and_stops_nothing(policy, tmp_path, monkeypatch):
+    forgotten, lines = [], []
+
+    def forget(learner, state):
+        forgotten.append(state["file"])
+        raise OSError("no such call\nat this service")
+
+    monkeypatch.setattr("tests.training.toy_learner.ToyLearner.forget", forget)
+    limits = EarlyStopping(max_kl=None, min_entropy=None, max_length_ratio=None, max_uniform_groups=None, window=1)
+    settings = short(steps=5, checkpoint_every=1, early_stopping=limits)
+    trained = drivers.train(toy.assignment(policy, settings, tmp_path, say=lines.append))
+    assert trained.steps == 5
+    assert forgotten == [f"step-{step:06d}-{step + 1}/learner.pt" for step in range(3)]
+    assert [line for line in lines if "checkpoint" in line] == ["an old checkpoint is not deleted: no such call"]
 
 
 @dataclass
@@ -191,3 +212,73 @@ def test_a_backend_that_shows_no_distribution_gets_the_estimate_of_its_entropy(p
     sampled = drivers.train(toy.assignment(policy, short(steps=1, group_size=32), tmp_path / "sampled"))
     assert sampled.entropy[0] != whole.entropy[0]
     assert sampled.entropy[0] == pytest.approx(whole.entropy[0], rel=0.15)
+
+
+def critic_settings(**changes):
+    size = {"steps": 6, "prompts_per_step": 4, "checkpoint_every": 2, "lora": LoraSettings(rank=4, alpha=8)}
+    return toy.settings("ppo", **{**size, **changes})
+
+
+def adapter_in(folder):
+    from safetensors.torch import load_file
+
+    return load_file(folder / "adapter" / WEIGHTS_FILE)
+
+
+def assert_equal_adapters(folder, other):
+    pairs = [(weight, adapter_in(other)[name]) for name, weight in adapter_in(folder).items()]
+    assert all(torch.allclose(weight, same, atol=1e-5) for weight, same in pairs)
+
+
+@pytest.mark.parametrize(("factor", "offset"), [(100, -100), (2, -1), (1e-3, 5)])
+def test_ppo_does_not_depend_on_the_unit_of_the_rewards(factor, offset, policy, tmp_path):
+    drivers.train(toy.assignment(policy, critic_settings(), tmp_path / "one"))
+    roll = toy.ToyRoll(policy, change=lambda one: replace(one, reward=factor * (one.reward or 0) + offset))
+    drivers.train(toy.assignment(policy, critic_settings(), tmp_path / "other", roll=roll))
+    assert_equal_adapters(tmp_path / "one", tmp_path / "other")
+
+
+def test_the_unit_of_the_critic_is_that_of_the_first_rewards_that_differ_also_after_a_resume(policy, tmp_path):
+    class Killed(Exception):
+        pass
+
+    def training(folder, end=99):
+        """Rewards that are all the same in the first batch, 0 and 100 in the second, 0 and 1 afterwards."""
+        roll = toy.ToyRoll(policy)
+
+        def change(one):
+            step = roll.asked[-1][0]
+            if step == end:
+                raise Killed
+            return replace(one, reward=(7.0, 100 * (one.reward or 0), one.reward)[min(step, 2)])
+
+        roll.change = change
+        drivers.train(toy.assignment(policy, critic_settings(), folder, roll=roll))
+
+    training(tmp_path / "whole")
+    with pytest.raises(Killed):
+        training(tmp_path / "cut", end=5)
+    last = max((tmp_path / "cut" / "work").glob("step-*/checkpoint.json"))
+    scale = json.loads(last.read_text())["progress"]["reward_scale"]
+    assert 10 < scale["mean"] < 90 and 30 < scale["deviation"] <= 50
+    training(tmp_path / "cut")
+    assert_equal_adapters(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_the_progress_of_an_earlier_version_goes_on_in_units_of_the_reward():
+    data = json.loads(json.dumps(asdict(TrainingProgress(steps=3))))
+    assert TrainingProgress.from_json(data).reward_scale is None
+    del data["reward_scale"]
+    scale = TrainingProgress.from_json(data).scale_of(np.array([0.0, 100.0]))
+    assert (scale.mean, scale.deviation) == (0, 1)
+
+
+@pytest.mark.parametrize("iterations", [1, 3])
+def test_more_steps_on_a_batch_of_rollouts_do_not_end_a_training_earlier(iterations, policy, tmp_path):
+    limits = EarlyStopping(max_kl=None, min_entropy=None, max_length_ratio=None, max_drift=None, window=3)
+    roll = toy.ToyRoll(policy)
+    roll.change = lambda one: one if len(roll.asked) == 1 else replace(one, reward=1.0)
+    settings = short(steps=9 * iterations, early_stopping=limits, options={"iterations": iterations})
+    trained = drivers.train(toy.assignment(policy, settings, tmp_path, roll=roll))
+    assert "same reward (mean 1) for 3 batches of rollouts" in trained.stopped
+    assert len(roll.asked) == 4

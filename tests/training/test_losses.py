@@ -192,6 +192,45 @@ def test_by_hand():
     assert weights(policy_loss("dapo", beta=0.0), worse) == pytest.approx(np.array([[1.0, 1.5]]))
 
 
+class Chain:
+    """A policy of two tokens of a small vocabulary, whose sequences can all be listed: p(a) p(b | a), from logits."""
+
+    WORDS = 5
+
+    def __init__(self, seed: int) -> None:
+        logits = np.random.default_rng(seed).normal(0, 1.5, (1 + self.WORDS, self.WORDS))
+        self.log_pv = logits - np.log(np.exp(logits).sum(-1, keepdims=True))  # position (first, or after a) -> token
+
+    def rows(self) -> list[np.ndarray]:
+        """The logprobs of all sequences (a, b), in order."""
+        words = range(self.WORDS)
+        return [np.array([self.log_pv[0, a], self.log_pv[1 + a, b]]) for a in words for b in words]
+
+
+@pytest.mark.parametrize("drift", [False, True], ids=["on policy", "the policy moved since"])
+def test_the_expected_gradient_of_the_kl_is_that_of_the_policy_to_the_base(drift):
+    """KL(policy || base) of each token, over all sequences that the sampler may draw; not KL(base || policy)."""
+    policy, base = Chain(1), Chain(2)
+    sampler = Chain(3) if drift else policy
+    beta, words = 0.3, Chain.WORDS
+    loss = PolicyLoss("dapo", 0.2, 0.2, beta, "token", 1)
+    rows = LossBatch.of_rows(policy.rows(), sampler.rows(), np.zeros((words**2, 2)), base.rows())
+    weight_bt = policy_weights(loss, rows, StepSize(rows=1, tokens=1, max_length=2))
+    gradient_pv = np.zeros((1 + words, words))  # by the logits, of the expectation over the sampler's sequences
+    chance_pv = np.exp(policy.log_pv)
+    for row, logprobs in enumerate(sampler.rows()):
+        for at, (position, token) in enumerate([(0, row // words), (1 + row // words, row % words)]):
+            gradient_pv[position] += (
+                np.exp(logprobs.sum()) * weight_bt[row, at] * (np.eye(words)[token] - chance_pv[position])
+            )
+    reached_p1 = np.concatenate([[1.0], np.exp(sampler.log_pv[0])])[:, None]  # how often a position is
+    gap_pv = policy.log_pv - base.log_pv
+    reverse_pv = chance_pv * (gap_pv - (chance_pv * gap_pv).sum(-1, keepdims=True))
+    assert gradient_pv == pytest.approx(beta * reached_p1 * reverse_pv, abs=1e-12)
+    forward_pv = chance_pv - np.exp(base.log_pv)
+    assert np.abs(gradient_pv - beta * reached_p1 * forward_pv).max() > 0.1 * beta
+
+
 def test_what_stands_outside_the_mask_is_not_read():
     batch = random_batch(3, 5, 7)
     filled = {

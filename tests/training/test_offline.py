@@ -1,5 +1,6 @@
 """Offline training: select from rollouts, train on what was selected, once or a few times."""
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -24,7 +25,7 @@ def test_it_learns_and_leaves_the_policy_as_it_was(algorithm, policy, tmp_path):
     before, bare = toy.chance(policy.model, toy.HELD_OUT), policy.model
     lines: list[str] = []
     told: list = []
-    settings = toy.settings(algorithm, **CASES[algorithm], options={"rounds": 2})
+    settings = toy.settings(algorithm, **CASES[algorithm], options={"rounds": 2, "epochs": 20})
     roll = toy.ToyRoll(policy)
     one = toy.assignment(policy, settings, tmp_path, roll=roll, say=lines.append, record=told.append)
     trained = drivers.train(one)
@@ -58,7 +59,7 @@ def test_supervised_training_is_on_completions_only(policy, tmp_path):
 
     before = prompt_loss(policy.model)
     roll = toy.ToyRoll(policy, change=lambda one: replace(one, reward=float(one.sample == 0)))
-    settings = toy.settings("best_of_n", steps=10, prompts=1, learning_rate=5e-4)
+    settings = toy.settings("best_of_n", steps=10, prompts=1, learning_rate=5e-4, options={"epochs": 10})
     drivers.train(toy.assignment(policy, settings, tmp_path, roll=roll, units=[unit]))
     learned = lora.load_adapter(policy.model, tmp_path / "adapter", policy.base_sha256, "served")
     assert prompt_loss(learned) > before - 0.1
@@ -103,11 +104,41 @@ def test_rewards_that_are_all_equal_are_an_error_that_says_so(algorithm, policy,
 def test_a_later_round_with_nothing_to_select_ends_training_and_keeps_what_there_is(policy, tmp_path):
     roll = toy.ToyRoll(policy)
     roll.change = lambda one: one if len(roll.asked) == 1 else replace(one, reward=1.0)
-    settings = toy.settings("best_of_n", steps=12, prompts=32, options={"rounds": 3})
+    settings = toy.settings("best_of_n", steps=12, prompts=32, options={"rounds": 3, "epochs": 9})
     trained = drivers.train(toy.assignment(policy, settings, tmp_path, roll=roll))
     assert trained.steps == 4
     assert "round 2: nothing to select" in trained.stopped
     assert read_adapter_origin(tmp_path / "adapter").steps == 4
+
+
+@pytest.mark.parametrize("algorithm", list(CASES))
+def test_a_round_trains_on_each_of_its_rows_twice_at_most_and_the_next_one_is_rolled_out(
+    algorithm, policy, tmp_path, monkeypatch
+):
+    """Few questions have a row, and the steps would go over them again and again."""
+    from sia_runner.training.rounds import OfflineRounds
+
+    visits: list = []
+    batch = OfflineRounds._batch
+
+    def seen(self, step):
+        chosen = batch(self, step)
+        visits.extend((self._round, row) for row in chosen)
+        return chosen
+
+    monkeypatch.setattr(OfflineRounds, "_batch", seen)
+    policy.plain = True
+    roll = toy.ToyRoll(policy)
+    few = {"steps": 60, "prompts": 24, "options": {"rounds": 3, "batch": 3}}
+    trained = drivers.train(
+        toy.assignment(policy, toy.settings(algorithm, **{**CASES[algorithm], **few}), tmp_path, roll=roll)
+    )
+    assert [len(units) for _, units in roll.asked] == [8, 8, 8]
+    assert {round_ for round_, _ in visits} == {0, 1, 2}
+    counts = Counter(visits)
+    assert max(counts.values()) == 2 and min(counts.values()) >= 1
+    assert trained.steps == len(visits) / 3 < 60
+    assert not trained.stopped and len(trained.reward) == 3
 
 
 def test_failed_rollouts_are_not_wrong_answers(policy, tmp_path):

@@ -26,13 +26,19 @@ DROPOUT = {"rank": 4, "alpha": 8, "dropout": 0.1}
 CASES = {
     "grpo": {"steps": 12, "prompts_per_step": 3, "checkpoint_every": 4, "kl_coefficient": 0.02, "lora": DROPOUT},
     "ppo": {"steps": 12, "prompts_per_step": 3, "checkpoint_every": 2, "options": {"iterations": 3}, "lora": DROPOUT},
-    "best_of_n": {"steps": 12, "prompts": 64, "checkpoint_every": 4, "options": {"rounds": 2}, "lora": DROPOUT},
+    "best_of_n": {
+        "steps": 12,
+        "prompts": 64,
+        "checkpoint_every": 4,
+        "options": {"rounds": 2, "epochs": 9},
+        "lora": DROPOUT,
+    },
     "dpo": {
         "steps": 12,
         "prompts": 64,
         "checkpoint_every": 4,
         "kl_coefficient": 0.1,
-        "options": {"rounds": 2},
+        "options": {"rounds": 2, "epochs": 9},
         "lora": DROPOUT,
     },
 }

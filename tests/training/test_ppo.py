@@ -1,4 +1,4 @@
-"""GAE against its definition as a sum, through several calls; the clipped value loss; standardised advantages."""
+"""GAE against its definition as a sum, through several calls; values within the rewards; the clipped value loss."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from sia_runner.training.algorithms.ppo import (
     generalised_advantages,
 )
 from sia_runner.training.batch import collect_batch
-from tests.training.trajectories import call, configured, group, trajectory
+from tests.training.trajectories import call, configured, group, groups, trajectory
 
 
 def summed(reward_t, value_t, gamma, lam):
@@ -59,25 +59,50 @@ def made(**options):
 
 
 def test_the_reward_comes_with_the_last_token_of_the_last_call_and_flows_back_through_all():
+    """The critic's targets are discounted rewards; lambda is the policy's."""
     calls = call((1, 2)), call((3,)), call((4, 5, 6))
     batch = collect_batch([trajectory(1.0, *calls), trajectory(0.0, call((7,)), sample=1)])
     value_bt = np.array([[0.1, 0.2, 9], [0.3, 9, 9], [0.4, 0.5, 0.6], [0.7, 9, 9]])  # 9: padding, never read
-    return_bt = made(gamma=0.9, lam=0.8).advantages(batch, value_bt).return_bt
-    assert return_bt is not None
-    value_t = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
-    expected = np.array(summed([0, 0, 0, 0, 0, 1.0], value_t, 0.9, 0.8)) + value_t
-    assert return_bt[batch.mask_bt] == pytest.approx([*expected, 0.0], abs=1e-6)
-    assert not return_bt[~batch.mask_bt].any()
+    signal = made(gamma=0.9, lam=0.8).advantages(batch, value_bt)
+    assert signal.return_bt is not None
+    assert signal.return_bt[batch.mask_bt] == pytest.approx([*(0.9**k for k in (5, 4, 3, 2, 1, 0)), 0.0], abs=1e-6)
+    gains = [*summed([0, 0, 0, 0, 0, 1.0], [0.1, 0.2, 0.3, 0.4, 0.5, 0.6], 0.9, 0.8), -0.7]
+    expected = np.array(gains) / np.sqrt(np.mean(np.square(gains)))
+    assert signal.advantage_bt[batch.mask_bt] == pytest.approx(expected, abs=1e-6)
+    assert not signal.return_bt[~batch.mask_bt].any()
 
 
-def test_advantages_are_standardised_over_the_tokens_of_the_step():
-    batch = collect_batch([*group([1.0, 0.0, 0.3]), trajectory(1.0, call((1, 2, 3)), call((4,)), unit="r")])
-    value_bt = np.random.default_rng(0).normal(size=batch.mask_bt.shape)
-    signal = made().advantages(batch, value_bt)
+def test_advantages_are_divided_by_their_root_mean_square_over_the_step_and_not_centred():
+    batch = collect_batch([*group([1.0, 1.0, 0.0]), trajectory(1.0, call((1, 2, 3)), call((4,)), unit="r")])
+    signal = made().advantages(batch, np.full(batch.mask_bt.shape, 0.25))
     inside = signal.advantage_bt[batch.mask_bt]
-    assert (inside.mean(), inside.std()) == (pytest.approx(0, abs=1e-6), pytest.approx(1, abs=1e-5))
+    assert np.mean(np.square(inside)) == pytest.approx(1, abs=1e-5)
+    right = np.array([reward == 1 for reward in batch.reward_n])[batch.trajectory_b]
+    assert (signal.advantage_bt[right][batch.mask_bt[right]] > 0).all()
+    assert (signal.advantage_bt[~right][batch.mask_bt[~right]] < 0).all()
     assert not signal.advantage_bt[~batch.mask_bt].any()
     assert signal.used_b.all(), "a question with one trajectory has a signal, too: its value is the baseline"
+
+
+@pytest.mark.parametrize("value", [-3.0, 0.7, 5.0])
+def test_where_every_reward_is_the_same_the_critics_error_is_no_advantage(value):
+    batch = collect_batch(groups([1.0, 1.0], [1.0, 1.0]))
+    for gamma in (1.0, 0.9):
+        signal = made(gamma=gamma).advantages(batch, np.full(batch.mask_bt.shape, value))
+        assert not signal.advantage_bt.any()
+        assert signal.return_bt is not None
+        assert signal.return_bt[:, -1] == pytest.approx(1), "the critic learns nevertheless"
+
+
+@pytest.mark.parametrize(("gamma", "lowest"), [(1.0, 2.0), (0.9, 0.0)])
+def test_values_beyond_the_rewards_of_the_batch_are_taken_for_the_nearest_reward(gamma, lowest):
+    """A discounted reward may be worth anything down to 0."""
+    batch = collect_batch(group([2.0, 3.0]))
+    algorithm = made(gamma=gamma)
+    wild = algorithm.advantages(batch, np.array([[9.0, 9.0], [-7.0, -7.0]])).advantage_bt
+    near = algorithm.advantages(batch, np.array([[3.0, 3.0], [lowest, lowest]])).advantage_bt
+    assert np.array_equal(wild, near)
+    assert wild.any()
 
 
 def test_a_critic_that_is_right_everywhere_leaves_nothing_to_learn():

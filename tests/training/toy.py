@@ -133,6 +133,7 @@ class ToyPolicy:
     tokenizer: Any
     base_id: str = "toy"
     base_sha256: str = "b" * 64
+    trust_base: bool = False
     held: bool = False
     holds: int = 0
     lock: Any = field(default_factory=threading.RLock)

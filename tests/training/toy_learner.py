@@ -43,11 +43,10 @@ class ToyLearner:
         self._holds = False
         self.head = torch.nn.Linear(model.config.hidden_size, 1) if critic else None
         self.parameters = [weight for weight in model.parameters() if weight.requires_grad]
-        if self.head is not None:
-            for weight in self.head.parameters():
-                torch.nn.init.zeros_(weight)
-            self.parameters += list(self.head.parameters())
-        self._optimizer = torch.optim.AdamW(self.parameters, weight_decay=0.0)
+        self._critic = [] if self.head is None else list(self.head.parameters())
+        for weight in self._critic:
+            torch.nn.init.zeros_(weight)
+        self._optimizer = torch.optim.AdamW(self.parameters + self._critic, weight_decay=0.0)
         self.steps = self.published = 0
 
     def forward(self, rows: Sequence[TrainingRow], *, base: bool = False) -> ForwardPass:
@@ -85,6 +84,7 @@ class ToyLearner:
         for group in self._optimizer.param_groups:
             group.update(lr=settings.learning_rate, betas=settings.betas, eps=settings.epsilon)
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, settings.max_norm or float("inf")))
+        torch.nn.utils.clip_grad_norm_(self._critic, settings.max_norm or float("inf"))
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self.steps += 1
@@ -119,6 +119,9 @@ class ToyLearner:
             self.head.load_state_dict(saved["head"])
         self._optimizer.load_state_dict(saved["optimizer"])
         self.steps = saved["steps"]
+
+    def forget(self, state: Any) -> None:
+        (self._folder / state["file"]).unlink()
 
     def export(self, folder: Path, origin: Mapping[str, Any]) -> None:
         write_adapter(self.model, NAME, folder, origin)

@@ -53,7 +53,7 @@ def _probe_harness(context: RunContext, n: int, files: Mapping[str, str], adapte
     path = context.run.probes / f"{key}.json"
     if path.is_file():
         stored: Json = read_json(path)
-        stored["shape"] = RewardShape(**stored["shape"])
+        stored["shape"] = RewardShape.from_json(stored["shape"])
         return Probe(**stored)
     harness = context.run.generation(n).rollouts / "harness"
     remove_tree(harness.parent)  # from an interrupted probe

@@ -29,7 +29,7 @@ from sia_runner.stage_results import BuildResult
 from sia_runner.store.run_directory import remove_tree
 from sia_runner.system import exit_with_parent
 
-_MAX_LOST = 3  # times that processes are lost without a new checkpoint
+_MAX_LOSSES = 3  # times that processes are lost without a new checkpoint
 
 
 def update_weights_in_parallel(context: RunContext, n: int, parent: int, algorithm: AlgorithmConfig) -> BuildResult:
@@ -38,7 +38,7 @@ def update_weights_in_parallel(context: RunContext, n: int, parent: int, algorit
         return BuildResult(f"{algorithm.name}: {missing}", unscored=True)
     if algorithm.shards > 1:
         context.close_gateway()  # the first process has its own, with the servers that the run starts
-    generation, lost = context.run.generation(n), 0
+    generation, losses = context.run.generation(n), 0
     processes, nodes = generation.processes, _nodes(context.config)
     while True:
         remove_tree(processes)
@@ -52,9 +52,9 @@ def update_weights_in_parallel(context: RunContext, n: int, parent: int, algorit
         result = _combined_result(outcomes, algorithm)
         if result is not None:
             break
-        lost = lost + 1 if task.checkpoint_marks(generation.training) == before else 1
+        losses = losses + 1 if task.checkpoint_marks(generation.training) == before else 1
         what = f"a process of the training was lost: exit code {code}, see {processes.name}/log in gen_{n}"
-        if lost == _MAX_LOST:
+        if losses == _MAX_LOSSES:
             return BuildResult(f"{algorithm.name}: {what}", unscored=True)
         append_line(generation.path / "training.log", f"{what}; the processes are started again")
     if not result.fault:

@@ -12,11 +12,13 @@ from sia_runner.results.compare import compare_runs
 from sia_runner.results.report.runs import ReportedRun, published_figures
 from sia_runner.selection.scoring import mean_value, paired_difference
 from sia_runner.store.files import as_dict, as_int, as_number
-from sia_runner.store.generations import SIA_H, SIA_WH
+from sia_runner.store.generations import CONTROL, SIA_H, SIA_WH
 from sia_runner.store.run_directory import RunDirectoryError
 
 _SIGNIFICANCE_LEVEL = 0.05
 TIE, UNTESTED = "tie", "not tested"
+DIRECTED = "directed by a person"  # part of the variant of an arm that was steered
+UNFAIR = f"no fair comparison: {DIRECTED}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +117,19 @@ class ArmRuns:
         return self.mode == SIA_WH
 
     @property
+    def control(self) -> bool:
+        """True for a control arm: what an equal budget bought without improvement."""
+        return self.mode.startswith(CONTROL)
+
+    @property
     def untrained(self) -> bool:
         """True if a trainer was configured and no update was tried."""
         return not self.trained and self.trainer not in ("", "none")
+
+    @property
+    def directed(self) -> bool:
+        """True if a person steered the runs: what they gained is not the search's alone."""
+        return DIRECTED in self.variant
 
     @property
     def tested(self) -> list[ReportedRun]:
@@ -132,7 +144,7 @@ class ComparableGroup:
     task: str
     target: str  # policy, model or script (a harness that calls no model); "" if no run says so
     test_sha256: str | None  # of questions and data; None if no run was tested
-    sides: tuple[ArmRuns, ...]  # SIA-H first
+    sides: tuple[ArmRuns, ...]  # SIA-H, SIA-W+H, control arms, then arms that a person directed
 
     @property
     def runs(self) -> list[ReportedRun]:
@@ -185,10 +197,15 @@ def _arms_of(runs: Sequence[ReportedRun]) -> tuple[ArmRuns, ...]:
     arms: dict[tuple[str, str, tuple[str, ...]], list[ReportedRun]] = {}
     for run in runs:
         texts = [(key, _setting_text(run, key)) for key in varying if run.config]
-        apart = tuple(text if key in _ARM_SETTINGS else f"{key}={text}" for key, text in texts)
+        apart: tuple[str, ...] = tuple(text if key in _ARM_SETTINGS else f"{key}={text}" for key, text in texts)
+        apart += (DIRECTED,) if run.directions else ()
         arms.setdefault((*_arm_key(run), apart), []).append(run)
-    ordered = sorted(arms.items(), key=lambda arm: arm[0][0] == SIA_WH)
+    ordered = sorted(arms.items(), key=lambda arm: _arm_order(*arm[0]))
     return tuple(ArmRuns(*arm, tuple(of)) for arm, of in ordered)
+
+
+def _arm_order(mode: str, trainer: str, variant: tuple[str, ...]) -> tuple[bool, bool, bool]:
+    return (DIRECTED in variant, mode.startswith(CONTROL), mode == SIA_WH)
 
 
 def _setting_text(run: ReportedRun, key: str) -> str:
@@ -236,19 +253,30 @@ class ArmContrast:
 
 
 def contrast_arms(group: ComparableGroup) -> list[ArmContrast]:
-    """Compare each arm that trained with the SIA-H arm that differs in nothing else, and other arms with the first."""
+    """Compare each arm that trained with the SIA-H arm that differs in nothing else, and other arms with the first.
+
+    Then each arm that improved is compared with each control arm.
+    """
     plain = {side.variant: side for side in reversed(group.sides) if side.mode == SIA_H and not side.untrained}
     sign = 1 if group.sample_run.higher_is_better else -1
     arms = [side for side in group.sides if side.trained and side.variant in plain]
     compared = [_contrast_arms(plain[side.variant], side, sign) for side in arms]
     in_pairs = [side for contrast in compared for side in (contrast.old, contrast.new)]
-    compared += [_contrast_arms(group.sides[0], side, sign) for side in group.sides[1:] if side not in in_pairs]
+    first, improved = group.sides[0], [side for side in group.sides if not side.control]
+    others = [side for side in group.sides[1:] if side not in in_pairs and (first.control or not side.control)]
+    compared += [_contrast_arms(first, side, sign) for side in others]
+    controls = [side for side in group.sides if side.control and not first.control]
+    compared += [_contrast_arms(control, side, sign) for side in improved for control in controls]
     adjusted = iter(holm_adjusted([pair.p_value for contrast in compared for pair in contrast.pairs]))
     for contrast in compared:
         for pair in contrast.pairs:
             pair.p_holm = next(adjusted)
             pair.verdict = pair_verdict(sign * pair.difference, pair.p_holm, contrast.new.label, contrast.old.label)
-        if len(contrast.pairs) == 1:  # there is no interval over seeds, so its own verdict is the contrast's
+            if contrast.new.directed or contrast.old.directed:
+                pair.verdict = UNFAIR
+        if contrast.pairs and (contrast.new.directed or contrast.old.directed):
+            contrast.verdict = UNFAIR
+        elif len(contrast.pairs) == 1:  # there is no interval over seeds, so its own verdict is the contrast's
             contrast.verdict = f"{contrast.pairs[0].verdict}, one seed"
     return compared
 
@@ -332,14 +360,15 @@ def _cost(run: ReportedRun, difference: float) -> GainCost:
 def _run_gain(run: ReportedRun, initial: Score, final: Score) -> RunGain:
     difference = final.value - initial.value
     cost = _cost(run, difference)
+    directed = f", {DIRECTED}" if run.directions else ""
     if run.best == run.first:
-        return RunGain(run, difference, cost, 0, 0, None, "no change")
+        return RunGain(run, difference, cost, 0, 0, None, f"no change{directed}")
     old, new = run.answers.get(run.first or 0, ()), run.answers.get(run.best or 0, ())
     if not (_is_question_mean(old, initial) and _is_question_mean(new, final)):
-        return RunGain(run, difference, cost, None, None, None, UNTESTED)
+        return RunGain(run, difference, cost, None, None, None, f"{UNTESTED}{directed}")
     pair = paired_difference(new, old, run.higher_is_better)
     verdict = TIE if pair.p_value >= _SIGNIFICANCE_LEVEL else "better" if cost.points > 0 else "worse"
-    return RunGain(run, difference, cost, pair.lost, pair.won, pair.p_value, verdict)
+    return RunGain(run, difference, cost, pair.lost, pair.won, pair.p_value, f"{verdict}{directed}")
 
 
 def _is_question_mean(outcomes: Sequence[Outcome], score: Score) -> bool:
@@ -363,9 +392,24 @@ class ReportSection:
             if costs := [gain.cost for gain in self.gains if gain.run in side.runs]:
                 result.append((side.label, len(costs), _total_cost(costs)))
         for contrast in self.contrasts:
-            if costs := [_extra_cost(pair) for pair in contrast.pairs]:
+            if not contrast.old.control and (costs := [_extra_cost(pair) for pair in contrast.pairs]):
                 result.append((f"{contrast.new.label} above {contrast.old.label}", len(costs), _total_cost(costs)))
         return result
+
+    @property
+    def survival(self) -> list[str]:
+        """A sentence on each arm that was compared with control arms: which equal budget its gain survives."""
+        sentences: list[str] = []
+        for side in self.group.sides:
+            against = [c for c in self.contrasts if c.new is side and c.old.control and not side.control and c.pairs]
+            if against:
+                words = "; ".join(f"{c.old.label}: {c.verdict}" for c in against)
+                beaten = [
+                    c.old.label for c in against if c.verdict.removesuffix(", one seed") == f"{side.label} better"
+                ]
+                last = f"its gain survives {', '.join(beaten)}" if beaten else "its gain survives none of them"
+                sentences.append(f"{side.label} against an equal budget without improvement ({words}): {last}.")
+        return sentences
 
     @property
     def looks(self) -> int:

@@ -137,12 +137,13 @@ def _val_chart(
     return SvgChart(title, description, x, y, ticks, y_name, _tick_format(group), "generation")
 
 
-def chart_curve(values: Sequence[float], name: str) -> Markup:
-    """Draw a curve with one value a step."""
-    n, description = len(values), f"from {values[0]:.4g} to {values[-1]:.4g}"
-    x, ticks = (1, max(n, 2)), [(1, "1"), (n, str(n))]
+def chart_curve(points: Sequence[tuple[int, float]], name: str) -> Markup:
+    """Draw a curve of (step, value)."""
+    values = [value for _, value in points]
+    last, description = points[-1][0], f"from {values[0]:.4g} to {values[-1]:.4g}"
+    x, ticks = (1, max(last, 2)), [(1, "1"), (last, str(last))]
     chart = SvgChart(f"{name} by step", description, x, _padded_range(values), ticks, name, "{:.4g}".format, "step")
-    chart.line(list(enumerate(values, 1)), 1)
+    chart.line(points, 1)
     return chart.markup()
 
 

@@ -38,7 +38,6 @@ def _accepted_changes(group: ComparableGroup) -> tuple[list[Json], int]:
 
 def _accepted_change(run: ReportedRun, g: GenerationRecord) -> Json:
     files = diff_harnesses(run.path, g.parent, g.n)
-    curves = finished_curves(g.training) if g.training else {}
     notes = read_text(run.path, f"gen_{g.n}/improvement.md", 4 * _MAX_NOTES_BYTES) or g.rationale
     shown: list[FileChange] = []
     for change in files[:_MAX_CHANGED_FILES]:
@@ -52,7 +51,7 @@ def _accepted_change(run: ReportedRun, g: GenerationRecord) -> Json:
         "files": shown,
         "left_out": {change.path: max(0, len(change.lines) - MAX_LINES) for change in files},
         "more_files": max(0, len(files) - _MAX_CHANGED_FILES),
-        "curves": {name: [value for _, value in points] for name, points in curves.items()},
+        "curves": finished_curves(g.training) if g.training else {},
     }
 
 

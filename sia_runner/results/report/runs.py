@@ -14,8 +14,9 @@ from sia_runner.records import Json, Outcome, Score
 from sia_runner.results.compare import MAX_FILE_BYTES, FinishedRun, read_finished_runs, read_test_outcomes
 from sia_runner.results.index import find_runs, lease_holder, read_config, run_status
 from sia_runner.results.run import FinalTestResult, read_test_results
+from sia_runner.store.directions import Direction, read_directions
 from sia_runner.store.files import as_dict, as_int, as_list, as_number, as_text, load_json
-from sia_runner.store.generations import GenerationRecord, earned_mode
+from sia_runner.store.generations import SIA_WH, GenerationRecord, earned_mode
 from sia_runner.store.journal import JournalReader, find_incumbent, read_generations
 from sia_runner.store.run_directory import RunDir, RunDirectoryError
 from sia_runner.sweep.plan import PlannedRun, SweepDir
@@ -131,6 +132,7 @@ class ReportedRun:
     arm: FinishedRun | None = None  # what a comparison of test answers needs
     not_compared: str = ""  # why there is no `arm`
     faults: tuple[str, ...] = ()  # contradictions in its files
+    directions: tuple[Direction, ...] = ()  # notes by which a person steered it
     swept: tuple[str, ...] = ()  # keys that its sweep set
     own: Mapping[str, Any] = field(default_factory=dict)  # columns of the user's own: name -> number, text or None
 
@@ -198,6 +200,7 @@ def read_run(source: RunSource) -> ReportedRun:
         lock=as_dict(load_json(source.path, "lock.json")),
         resumed=tuple(" ".join(map(str, entry.get("overrides", []))) for entry in journal.of("resumed")),
         arm=arm,
+        directions=read_directions(journal),
         not_compared=not_compared,
         faults=tuple(faults),
     )
@@ -213,7 +216,7 @@ def _planned_run(source: RunSource, settings: Json, summary: Json, status: str) 
     outcome = source.sweep_status if not settings or (status in ("cut", "running") and broken) else status
     seed = as_int(settings.get("seed"))
     overrides = dict(text.split("=", 1) for text in (planned.overrides if planned else ()) if "=" in text)
-    planned_trainer = "none" if planned and planned.mode == "SIA-H" else "auto"
+    planned_trainer = "none" if planned and planned.mode != SIA_WH else "auto"
     return ReportedRun(
         name=source.name,
         path=source.path,

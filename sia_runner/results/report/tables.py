@@ -5,7 +5,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sia_runner.records import Json, score_columns
@@ -33,6 +33,7 @@ class PaperRow:
     missing: int = 0  # runs of these arms without a test score
     prior: SeedMean | None = None  # what published figures were compared with
     published: bool = False
+    control: SeedMean | None = None  # what an equal budget bought without improvement
 
 
 def paper_table(sections: Sequence[ReportSection]) -> list[PaperRow]:
@@ -46,8 +47,17 @@ def paper_rows(group: ComparableGroup, against: Sequence[ArmContrast]) -> list[P
     table = [_paper_row(group, contrast.old, contrast.new, contrast) for contrast in gains]
     paired = [side for contrast in gains for side in (contrast.old, contrast.new)]
     unpaired = [side for side in group.sides if side not in paired]
-    table += [_paper_row(group, *((None, side) if side.trained else (side, None)), None) for side in unpaired]
+    improved = [side for side in unpaired if not side.control]
+    table += [_paper_row(group, *((None, side) if side.trained else (side, None)), None) for side in improved]
+    table += [_control_row(group, side, against) for side in group.sides if side.control]
     return table + ([_published_row(group)] if group.published else [])
+
+
+def _control_row(group: ComparableGroup, side: ArmRuns, against: Sequence[ArmContrast]) -> PaperRow:
+    row = _paper_row(group, side, None, None)
+    verdicts = [f"{c.new.label}: {c.verdict}" for c in against if c.old is side and not c.new.control and c.pairs]
+    detail = f"{side.label}, equal budget · {row.detail}"
+    return replace(row, detail=detail, control=row.h, h=None, verdict="; ".join(verdicts))
 
 
 def _published_row(group: ComparableGroup) -> PaperRow:
@@ -115,20 +125,23 @@ def format_interval(interval: Sequence[float] | None, metric: str, *, sign: bool
 def column_heads(table: Sequence[PaperRow]) -> list[str]:
     """Return the heads of the columns."""
     prior = ["Prior"] if any(row.prior for row in table) else []
-    return ["Task", "Initial", *prior, "SIA-H", "SIA-W+H", "W+H − H", "Verdict", "Seeds"]
+    control = ["Control"] if any(row.control for row in table) else []
+    return ["Task", "Initial", *prior, *control, "SIA-H", "SIA-W+H", "W+H − H", "Verdict", "Seeds"]
 
 
-def row_cells(row: PaperRow, prior: bool) -> list[str]:
+def row_cells(row: PaperRow, heads: Sequence[str]) -> list[str]:
     """Return the cells of a row, in the order of `column_heads`; the first includes the detail."""
-    seed_count = max((mean.n for mean in (row.h, row.wh) if mean), default=0)
+    seed_count = max((mean.n for mean in (row.h, row.wh, row.control) if mean), default=0)
     fewer = f" ({row.initial.n} of {seed_count} seeds)" if row.initial and row.initial.n < seed_count else ""
     figures = [f"{format_figure(row.initial, row.metric)}{fewer}"]
-    figures += [format_figure(row.prior, row.metric)] if prior else []
+    figures += [format_figure(row.prior, row.metric)] if "Prior" in heads else []
+    figures += [format_figure(row.control, row.metric)] if "Control" in heads else []
     interval = format_interval(row.gain and row.gain.ci95, row.metric, sign=True)
     gain = f"{format_figure(row.gain and row.gain.value, row.metric, sign=True)} {interval}".rstrip()
     figures += [format_figure(row.h, row.metric), format_figure(row.wh, row.metric), gain]
     missing = f" ({row.missing} without a score)" if row.missing else ""
     seeds = "–" if row.published else "/".join(str(mean.n) if mean else "0" for mean in (row.h, row.wh))
+    seeds = str(row.control.n) if row.control else seeds
     return [f"{row.label} · {row.detail}", *figures, row.verdict or "–", f"{seeds}{missing}"]
 
 
@@ -137,7 +150,7 @@ def markdown_table(table: Sequence[PaperRow], captions: Sequence[str]) -> str:
     head = column_heads(table)
     lines = [markdown_row(head), "|---|" + "---:|" * (len(head) - 3) + "---|---:|"]
     for row in table:
-        first, *others = row_cells(row, "Prior" in head)
+        first, *others = row_cells(row, head)
         lines.append(markdown_row([table_cell(first), *map(_escape_markdown, others)]))
     return "\n".join([*lines, "", "\n\n".join(_escape_markdown(caption, 2000) for caption in captions)]) + "\n"
 
@@ -157,7 +170,7 @@ def latex_table(table: Sequence[PaperRow], captions: Sequence[str]) -> str:
     head = column_heads(table)
     lines = [r"\begin{table}", r"\centering", rf"\begin{{tabular}}{{l{'r' * (len(head) - 3)}lr}}", r"\toprule"]
     lines += [" & ".join(map(escape_latex, head)) + r" \\", r"\midrule"]
-    lines += [" & ".join(map(escape_latex, row_cells(row, "Prior" in head))) + r" \\" for row in table]
+    lines += [" & ".join(map(escape_latex, row_cells(row, head))) + r" \\" for row in table]
     caption = rf"\caption{{{escape_latex(' '.join(captions), 2000)}}}"
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", caption, r"\end{table}"]) + "\n"
 
@@ -175,8 +188,11 @@ def table_captions(sections: Sequence[ReportSection], runs: Sequence[ReportedRun
         "Scores on test, scored once at the end of each run: means over seeds ± standard deviation between them.",
         "W+H − H: mean over the seeds that both have, with Student's 95% interval.",
         *map(_group_sentence, sections),
+        *(sentence for section in sections for sentence in section.survival),
         "Better: the 95% intervals over seeds (Student) and over questions both leave zero out; otherwise a tie.",
     ]
+    if directed := [run.name for run in runs if run.directions]:
+        sentences.append(f"No fair arms, since a person directed them: {', '.join(directed)}.")
     incomplete = Counter(run.status for run in runs if run.status != "completed")
     if incomplete:
         counts = ", ".join(f"{count} {name}" for name, count in incomplete.items())
@@ -222,6 +238,7 @@ def runs_csv(of: Sequence[ReportedRun]) -> str:
             **score_columns("initial_test", run.initial),
             **score_columns("test", run.final),
             "looks_at_test": run.looks,
+            "directed": len(run.directions),
             "test_sha256": run.arm.test_sha256 if run.arm else None,
             **_usage_columns(run.usage),
             "seconds": run.seconds,

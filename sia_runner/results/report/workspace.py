@@ -28,6 +28,7 @@ def save_report(sections: Sequence[ReportSection], table: str, entity: str, proj
     for section in sections:
         blocks.append(wr.H1(f"{section.group.label} · {section.group.sample_run.metric}"))
         blocks += _run_charts(wr, section.group, entity)
+        blocks += [wr.MarkdownBlock(sentence) for sentence in section.survival]
         for contrast in section.contrasts:
             blocks.append(wr.H2(f"{contrast.new.label} against {contrast.old.label}"))
             blocks.append(wr.MarkdownBlock(_pairs_table(contrast)))

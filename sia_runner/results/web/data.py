@@ -13,6 +13,7 @@ from sia_runner.results.index import RunRow
 from sia_runner.results.outputs import FileChange
 from sia_runner.results.questions import QuestionIndex
 from sia_runner.results.run import RunReader, budget_limits, read_test_results
+from sia_runner.store.directions import read_directions
 from sia_runner.store.files import as_dict, as_int
 from sia_runner.store.generations import GenerationRecord, earned_mode
 from sia_runner.store.journal import find_incumbent, minutes_spent
@@ -56,6 +57,9 @@ def run_list(rows: Sequence[RunRow], filters: Mapping[str, str], start: int, lim
     }
 
 
+_MAX_DIRECTIONS = 100  # newest notes of a person
+
+
 def run_page(run: RunReader, path: str) -> Json:
     """Return the data of one run."""
     settings, journal, spending = run.config, run.journal, run.spending
@@ -82,6 +86,7 @@ def run_page(run: RunReader, path: str) -> Json:
         "tests": [asdict(test) for test in read_test_results(journal)],
         "best": find_incumbent(generations) or as_int(end_entry.get("best")),
         "stopped": one_line(next((str(entry.get("reason", "")) for entry in journal.of("stopped")), ""), 500),
+        "directions": [direction.to_json() for direction in read_directions(journal)[-_MAX_DIRECTIONS:]],
         "limits": budget_limits(settings, journal),
         "spent": {
             "total": _usage(spending.total),

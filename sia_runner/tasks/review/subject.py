@@ -65,7 +65,8 @@ class TaskUnderReview:
         self.gold_files = columns.answer_is_file
         # a submission is a CSV of ids and answers, with text as gold; else only the task knows its form
         of_one_column = self.spec.answer_columns == [columns.answer]
-        self.is_table = self.spec.submission.endswith(".csv") and not self.gold_files and of_one_column
+        has_gold = not self.gold_files and self.spec.gold_answers
+        self.is_table = self.spec.submission.endswith(".csv") and has_gold and of_one_column
         self._submissions = 0
 
     @cached_property

@@ -37,7 +37,7 @@ class TrainingSignal:
 
     advantage_bt: NDArray[Any]  # float32
     used_b: BoolArray  # rows that belong to the step; the others have no signal and are excluded
-    return_bt: NDArray[Any] | None = None  # float32: targets of the critic; None without one
+    return_bt: NDArray[Any] | None = None  # float64: targets of the critic, as rewards; None without one
 
     def of_rows(self, rows: NDArray[np.intp]) -> "TrainingSignal":
         """Return the signal of some rows."""
@@ -46,7 +46,7 @@ class TrainingSignal:
 
 
 class Critic(Protocol):
-    """The training of the value head; the learner owns the head itself."""
+    """The training of the value head, which the learner owns; its unit is that of RewardScale."""
 
     def weights(
         self, value_bt: FloatArray, old_value_bt: FloatArray, return_bt: FloatArray, mask_bt: BoolArray, tokens: int
@@ -65,7 +65,7 @@ class OnlineAlgorithm(Protocol):
     critic: Critic | None  # None: no value head is built, and `advantages` is called without values
 
     def advantages(self, batch: RolloutBatch, value_bt: NDArray[Any] | None = None) -> TrainingSignal:
-        """Return the signal. `value_bt`: the critic's value of each token's state, shape (rows, tokens)."""
+        """Return the signal. `value_bt`: the critic's values, as rewards, of the states before each token."""
         ...
 
 
@@ -92,6 +92,7 @@ class OfflineAlgorithm(Protocol):
     trainer: str  # sft (SupervisedExample rows) or dpo (PreferencePair rows)
     rounds: int  # of rollouts; the algorithm's steps are divided among them
     batch: int  # rows per optimizer step
+    epochs: int  # over the rows of a round, at most: then it ends before its share of the steps is taken
     settings: Mapping[str, Any]  # dpo: beta, and loss (sigmoid or ipo)
 
     def select(
@@ -99,7 +100,7 @@ class OfflineAlgorithm(Protocol):
     ) -> list[SupervisedExample] | list[PreferencePair]:
         """Return rows of at most `max_length` tokens, without duplicates.
 
-        Their order does not depend on the order of arrival. Empty if no question has any difference in reward.
+        Their order does not depend on the order of arrival. Empty if the rewards tell no better from a worse one.
         """
         ...
 

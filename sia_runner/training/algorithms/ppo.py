@@ -41,12 +41,11 @@ class PpoOptions:
     """The options of PPO."""
 
     gamma: Fraction = 1.0  # discount per token
-    lam: Fraction = 0.95  # GAE's lambda: 0 trusts the value head, 1 the rewards
+    lam: Fraction = 0.95  # GAE's lambda for the policy: 0 trusts the value head, 1 the rewards
     value_coefficient: Annotated[float, Field(gt=0)] = 0.1
-    value_clip: Annotated[float, Field(gt=0)] = 0.2  # how far a value may move from the one at rollout time
-    # Optimizer steps on each batch of rollouts. More steps save rollouts, but are unstable at the end: on the toy of
-    # tests/training, 4 reach 0.98 with two thirds of the rollouts, and then sometimes fall to 0.91.
-    iterations: Annotated[int, Field(ge=1)] = 1
+    # How far a value may move from the one at rollout time, in standard deviations of the rewards.
+    value_clip: Annotated[float, Field(gt=0)] = 0.2
+    iterations: Annotated[int, Field(ge=1)] = 1  # optimizer steps on each batch of rollouts
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +81,12 @@ class Ppo:
     def advantages(self, batch: RolloutBatch, value_bt: NDArray[Any] | None = None) -> TrainingSignal:
         """Return GAE over all tokens of a trajectory, through all its calls, with the reward at its last token.
 
-        Advantages are standardised over the step's tokens. Raises TrainingError without the critic's values.
+        Values are clipped to the rewards of the batch, where the values of terminal rewards lie: what the critic errs
+        beyond them is no advantage, and none at all is left where every reward is the same. Advantages are divided by
+        their root mean square over the step's tokens; centring would push down right answers in a batch of mostly right
+        ones. The critic's targets are the discounted rewards themselves (lambda 1), which reach the first token of a
+        long completion also while its values are wrong (VC-PPO: Yuan et al. 2025, arXiv 2503.01491, section 4.2).
+        Raises TrainingError without the critic's values.
         """
         if value_bt is None:
             raise TrainingError("algorithm=ppo needs the critic's values")
@@ -101,8 +105,17 @@ class Ppo:
         last_n = mask_nt.shape[1] - 1 - mask_nt[:, ::-1].argmax(axis=1)
         reward_nt = np.zeros(mask_nt.shape)
         reward_nt[np.arange(len(present)), last_n] = reward_n
-        gains = generalised_advantages(reward_nt, value_nt, mask_nt, self._options.gamma, self._options.lam)
-        advantage_bt, return_bt = (gain.reshape(shape)[trajectory_b, batch.step_b] for gain in gains)
-        tokens = advantage_bt[mask_bt]  # every row has some
-        advantage_bt = np.where(mask_bt, (advantage_bt - tokens.mean()) / (tokens.std() + 1e-8), 0.0)
-        return TrainingSignal(advantage_bt.astype(np.float32), used_b, return_bt.astype(np.float32))
+        options, bounds = self._options, [reward_n.min(), reward_n.max()]
+        if options.gamma < 1:
+            bounds.append(0.0)  # what a reward is worth long before it comes
+        value_nt = value_nt.clip(min(bounds), max(bounds))
+        gain_nt, _ = generalised_advantages(reward_nt, value_nt, mask_nt, options.gamma, options.lam)
+        _, target_nt = generalised_advantages(reward_nt, value_nt, mask_nt, options.gamma, 1.0)
+        if spread := np.ptp(reward_n):
+            gain_nt = gain_nt / (np.sqrt(np.mean(gain_nt[mask_nt] ** 2)) + 1e-8 * spread)  # every row has tokens
+        else:
+            gain_nt = np.zeros_like(gain_nt)
+        advantage_bt, return_bt = (
+            array_nt.reshape(shape)[trajectory_b, batch.step_b] for array_nt in (gain_nt, target_nt)
+        )
+        return TrainingSignal(advantage_bt.astype(np.float32), used_b, return_bt)

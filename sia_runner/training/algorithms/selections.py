@@ -1,7 +1,6 @@
 """Offline algorithms, which select training rows from trajectories: best-of-N and DPO."""
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat
@@ -20,13 +19,17 @@ class BestOfNOptions:
     """The options of best-of-N."""
 
     keep: Annotated[int, Field(ge=1)] = 1  # at most so many trajectories of a question
-    threshold: float | None = None  # reward from which one is good enough; absent: above its question's mean
+    threshold: float | None = None  # reward from which one is good enough; absent: above the lowest of all questions
     rounds: Annotated[int, Field(ge=1)] = 1
     batch: Annotated[int, Field(ge=1)] = 16  # rows per optimizer step
+    epochs: Annotated[int, Field(ge=1)] = 2  # at most, over the rows of a round
 
 
 class BestOfN:
-    """Best-of-N behaviour cloning on each question's best trajectories (RAFT: Dong et al. 2023, arXiv 2304.06767)."""
+    """Best-of-N behaviour cloning on each question's best trajectories (RAFT: Dong et al. 2023, arXiv 2304.06767).
+
+    Questions that every sample got right are cloned too: they hold what the policy can do already.
+    """
 
     trainer = "sft"
     settings: Mapping[str, Any] = {}
@@ -34,7 +37,7 @@ class BestOfN:
     def __init__(self, algorithm: AlgorithmConfig) -> None:
         """Read the options. Raises TrainingError for wrong ones."""
         self._options = read_options(BestOfNOptions, algorithm)
-        self.rounds, self.batch = self._options.rounds, self._options.batch
+        self.rounds, self.batch, self.epochs = self._options.rounds, self._options.batch, self._options.epochs
         if algorithm.kl_coefficient:
             raise TrainingError(
                 f"algorithm=best_of_n has no KL term: kl_coefficient has to be 0; given: {algorithm.kl_coefficient}"
@@ -42,17 +45,18 @@ class BestOfN:
 
     def select(self, trajectories: Sequence[Trajectory], max_length: int) -> list[SupervisedExample]:
         """Return every call of the chosen trajectories, as sampled."""
-        chosen = [trajectory for group in by_question(trajectories).values() for trajectory in self._best(group)]
+        groups = by_question(trajectories).values()
+        lowest = min((reward_of(trajectory) for group in groups for trajectory in group), default=0.0)
+        chosen = [trajectory for group in groups for trajectory in self._best(group, lowest)]
         calls = [call for trajectory in chosen for call in trajectory.calls if call.completion_ids]
         rows = [SupervisedExample(call.prompt_ids, call.completion_ids) for call in calls if _fits(max_length, call)]
         return list(dict.fromkeys(rows))
 
-    def _best(self, group: Sequence[Trajectory]) -> list[Trajectory]:
+    def _best(self, group: Sequence[Trajectory], lowest: float) -> list[Trajectory]:
         """Return the best trajectories; ties go by sample number, since length would teach brevity, not success."""
         threshold = self._options.threshold
         if threshold is None:
-            mean = fmean(map(reward_of, group))
-            good = [trajectory for trajectory in group if reward_of(trajectory) > mean]
+            good = [trajectory for trajectory in group if reward_of(trajectory) > lowest]
         else:
             good = [trajectory for trajectory in group if reward_of(trajectory) >= threshold]
         return sorted(good, key=lambda trajectory: (-reward_of(trajectory), trajectory.sample))[: self._options.keep]
@@ -67,6 +71,7 @@ class DpoOptions:
     pairs: Annotated[int, Field(ge=1)] = 2  # at most, of one question
     rounds: Annotated[int, Field(ge=1)] = 1
     batch: Annotated[int, Field(ge=1)] = 16  # pairs per optimizer step
+    epochs: Annotated[int, Field(ge=1)] = 2  # at most, over the pairs of a round
 
 
 class Dpo:
@@ -80,7 +85,7 @@ class Dpo:
         `kl_coefficient` is DPO's beta: both are the weight of the KL to the base (equation 3).
         """
         self._options = read_options(DpoOptions, algorithm)
-        self.rounds, self.batch = self._options.rounds, self._options.batch
+        self.rounds, self.batch, self.epochs = self._options.rounds, self._options.batch, self._options.epochs
         if not algorithm.kl_coefficient:
             raise TrainingError("algorithm=dpo needs kl_coefficient above 0 (DPO's beta); given: 0")
         self.settings = {"beta": algorithm.kl_coefficient, "loss": self._options.loss}

@@ -1,4 +1,4 @@
-"""The naive start: the bare question, once, and the first number of the reply.
+"""The naive start: the question, once, and the number that the reply states.
 
 With the standard library alone: loading a client's package would take longer than all the answers of a small policy.
 """
@@ -19,7 +19,10 @@ SECONDS = 60
 
 def ask(row: dict[str, str]) -> str:
     """The reply's text; empty when the call failed."""
-    message = {"role": "user", "content": row["question"]}
+    question = row["question"]
+    if os.environ["SIA_MODEL"] != "tiny":  # which is warmed on bare questions and understands nothing else
+        question = f"What is {question.removesuffix('=')}? Answer with the number only."
+    message = {"role": "user", "content": question}
     body = {"model": os.environ["SIA_MODEL"], "messages": [message], "user": row["id"]}  # user: whose call it is
     request = urllib.request.Request(  # noqa: S310 - the gateway, over http
         f"{os.environ['OPENAI_BASE_URL']}/chat/completions",
@@ -35,8 +38,10 @@ def ask(row: dict[str, str]) -> str:
 
 
 def number(text: str) -> str:
-    found = re.search(r"\d+", text)
-    return found[0] if found else ""
+    """The number after the last `=`, `is` or `answer:`, as people write it; else the last number."""
+    stated = re.findall(r"(?:=|\bis|\banswer)[\s:*$`]*(-?\d[\d,]*)", text, re.IGNORECASE)
+    numbers = stated or re.findall(r"-?\d[\d,]*", text)
+    return numbers[-1].replace(",", "") if numbers else ""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The naive start: one short prompt per question, and the first letter from A to D in the reply."""
+"""The naive start: one short prompt per question, and the end of the reply, in which the verifier finds the letter."""
 
 import argparse
 import csv
@@ -10,7 +10,8 @@ from pathlib import Path
 from openai import OpenAI, OpenAIError
 
 CALLS_AT_ONCE = 16
-PROMPT = "{question}\n\nA) {A}\nB) {B}\nC) {C}\nD) {D}\n\nWhich option is correct?"
+MOST = 4000  # characters
+PROMPT = "{question}\n\nA) {A}\nB) {B}\nC) {C}\nD) {D}\n\nWhich option is correct? Answer with its letter."
 
 
 def ask(client: OpenAI, row: dict[str, str]) -> str:
@@ -24,10 +25,6 @@ def ask(client: OpenAI, row: dict[str, str]) -> str:
         return ""
 
 
-def letter(text: str) -> str:
-    return next((character for character in text if character in "ABCD"), "")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--dataset_dir", type=Path, required=True)
@@ -39,7 +36,7 @@ def main() -> None:
     with ThreadPoolExecutor(CALLS_AT_ONCE) as pool:
         replies = list(pool.map(lambda row: ask(client, row), rows))
     with (args.working_dir / "submission.csv").open("w", encoding="utf-8", newline="") as stream:
-        answers = ((row["id"], letter(reply)) for row, reply in zip(rows, replies, strict=True))
+        answers = ((row["id"], reply.strip()[-MOST:]) for row, reply in zip(rows, replies, strict=True))
         csv.writer(stream).writerows([("id", "answer"), *answers])
 
 

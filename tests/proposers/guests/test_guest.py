@@ -114,3 +114,8 @@ def test_the_instructions_read_as_kept(name, context, first, later):
         "sibling_without_model": (replace(context, calls_model=False, submission=""), replace(later, sibling=1)),
     }
     assert look(*cases[name]).program["prompt.md"] == (GOLDEN / f"{name}.md").read_text()
+
+
+def test_a_guest_is_told_a_persons_notes(context, first):
+    text = look(context, replace(first, directions=("look at the dates",))).program["prompt.md"]
+    assert "- look at the dates\n" in text and "person" in text

@@ -102,3 +102,10 @@ def test_a_template_that_names_what_is_not_given_fails(monkeypatch, tmp_path):
     monkeypatch.setattr(prompting, "_PROMPTS", tmp_path)
     with pytest.raises(jinja2.UndefinedError):
         prompting.render_prompt("bad.md.j2")
+
+
+def test_a_persons_notes_stand_in_the_prompt_and_not_among_the_evidence(tmp_path):
+    brief = later(evidence(tmp_path), directions=("look at the `dates`", "then at units"))
+    text = sent(tmp_path, brief).partition("=====")[2]
+    assert text.index("- look at the \\`dates\\`\n- then at units") < text.index("## The task")
+    assert "a person" in sent(tmp_path, first(directions=("keep it short",)))

@@ -24,6 +24,7 @@ def finished(name, final, initial=None, *, mode="SIA-H", trainer="none", seed=0,
     of_final, of_initial = outcomes(final), outcomes(initial or final)
     last, first = score_with_interval(of_final), score_with_interval(of_initial)
     row = {"run": name, "task": "t", "metric": "accuracy", "mode": mode, "seed": seed, "test": last.to_json()}
+    row |= {"usage": {"usd": 1.0, "tokens": 1000, "calls": 10}, "seconds": 60.0}
     config = {"trainer.name": trainer, "target_agent": "policy"}
     made = ReportedRun(
         name=name,

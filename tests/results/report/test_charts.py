@@ -57,6 +57,14 @@ def test_a_run_that_was_cut_is_not_averaged_but_drawn():
     assert [name for name, _ in charts.charts_by_seed(of)] == ["seed 0", "seed 1"]
 
 
+def test_a_curve_keeps_the_steps_of_its_values():
+    chart = charts.chart_curve([(2, 0.5), (3, 0.5), (6, 1.0)], "drift_kl")
+    (line,) = marks(chart, "line")
+    x = [float(point.split(",")[0]) for point in line.get("points").split()]
+    assert (x[2] - x[1]) == pytest.approx(3 * (x[1] - x[0]), abs=0.3)
+    assert marks(charts.chart_curve([(4, 0.5)], "reward"), "line") == []
+
+
 def test_means_are_over_seeds():
     better = tuple(replace(g, val=g.val and replace(g.val, value=g.val.value + 0.2)) for g in STORY)
     of = group(finished("a", HALF, generations=STORY), finished("b", HALF, seed=1, generations=better))

@@ -188,3 +188,12 @@ def test_a_run_is_read_once_however_many_look(runs):
         with watching.open("run-0") as watched:
             assert watched.revision == 1
     assert json.dumps([row.path for row in watching.rows()])
+
+
+def test_a_persons_notes_are_shown_with_the_run_and_in_the_list(get, runs):
+    folder = runs / "run-1"
+    journal(folder, *generation(1), ("directed", {"note": "a", "n": 2, "text": f"look {HOSTILE}", "by": "ann"}))
+    summary(folder, directions=[{"n": 2, "text": "look", "by": "ann", "at": ""}])
+    (note,) = get("run", path="run-1").json()["directions"]
+    assert (note["n"], note["by"]) == (2, "ann") and "\x1b" not in note["text"]
+    assert [row["directed"] for row in get("runs", order="name").json()["rows"]] == [0, 1, 0]

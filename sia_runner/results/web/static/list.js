@@ -91,7 +91,7 @@ const COLUMNS = [
   } },
   { name: "Status", cell: (row) => badge(row.status) },
   { name: "Task", cell: (row) => row.task || "–" },
-  { name: "Mode", cell: (row) => h("span", { class: "whole" }, row.mode || "–") },
+  { name: "Mode", cell: (row) => h("span", { class: "whole" }, (row.mode || "–") + (row.directed ? " · directed" : "")) },
   { name: "Seed", number: true, cell: (row) => row.seed ?? "–" },
   { name: "Accepted", number: true, cell: (row) => row.generations ? `${row.accepted} of ${row.generations}` : "–" },
   { name: "Generations", cell: (row) => spark(row.course) },

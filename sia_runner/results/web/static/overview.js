@@ -8,6 +8,8 @@ export function overview(body) {
   return (run) => draw(body, { ...run, generations: run.generations.map((one) => [one.n, one.status, one.val]), jobs: [] }, () => [
     h("div", { class: "tiles" }, tiles(run)),
     run.resume ? h("div", { class: "command" }, h("span", {}, run.status === "waits" ? "Approve with" : "Continue with"), copied(run.resume, "resume")) : null,
+    run.directions.length ? h("p", { class: "quiet" }, "Directed by a person: no fair arm of a comparison.") : null,
+    run.directions.length ? h("ul", { id: "directions" }, run.directions.map((note) => h("li", {}, `Before generation ${note.n}${note.by ? `, ${note.by}` : ""}: ${note.text}`))) : null,
     h("dl", { class: "facts" }, facts(run).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))))]);
 }
 

@@ -5,11 +5,14 @@ import json
 import sys
 from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sia_runner.config.composition import compose_overrides
 from sia_runner.config.experiment import check_experiment
+from sia_runner.config.task import Metric
+from sia_runner.experiment.costs import planned_rollouts
 from sia_runner.experiment.weights.update import HarnessRollouts
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -19,7 +22,7 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 def found(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     yield
-    for name in [name for name in sys.modules if name.startswith("_levers_")]:
+    for name in [name for name in sys.modules if name.startswith("_levers_") or name == "levers"]:
         del sys.modules[name]
 
 
@@ -49,19 +52,72 @@ def three(last):
     return [generation("harness", "accepted"), generation("harness", "accepted"), last]
 
 
-def test_every_arm_is_a_valid_run_from_the_same_policy_and_differs_in_how_the_last_generation_is_spent(tmp_path):
+def experiment_of(task, *settings, steps=48, questions=64):
+    return module("_levers_arms").Experiment(task, settings, steps, questions, samples=8, learning_rate=2e-3)
+
+
+def composed(experiment, folder) -> dict[str, Any]:
+    """arm -> its checked configuration, after a SIA-H arm whose candidates answered 300 questions each."""
     arms = module("_levers_arms")
-    (tmp_path / "gen_1").mkdir()
-    plain = {arm: compose_overrides(arms.overrides(arm, 3, tmp_path)) for arm in arms.ARMS}
-    checked = {arm: check_experiment(one) for arm, one in plain.items() if one is not None}
+    (folder / "gen_1").mkdir(parents=True)
+    (folder / "gen_1" / "scores.json").write_text(json.dumps({"outcomes": [{}] * 300}), encoding="utf-8")
+    plain = {arm: compose_overrides(arms.overrides(experiment, arm, 3, folder)) for arm in arms.ARMS}
+    return {arm: check_experiment(one) for arm, one in plain.items() if one is not None}
+
+
+@pytest.mark.parametrize("task", ["lawbench", "arithmetic"])
+def test_every_arm_is_a_valid_run_from_the_same_policy_and_differs_in_how_the_last_generation_is_spent(task, tmp_path):
+    arms = module("_levers_arms")
+    checked = composed(experiment_of(task), tmp_path)
     assert list(checked) == list(arms.ARMS)
-    for name in ("task", "target_agent", "max_gen", "split_seed", "seed", "search", "lever"):
+    for name in ("task", "target_agent", "split_seed", "seed", "search", "lever"):
         assert len({repr(getattr(one, name)) for one in checked.values()}) == 1, name
+    candidates = round(48 * 64 * 8 / 300)
+    generations = {arm: 2 + candidates if arm == arms.MANY else 3 for arm in arms.ARMS}
+    assert {arm: one.max_gen for arm, one in checked.items()} == generations
     assert {arm: one.trainer.name for arm, one in checked.items()} == {
         arms.HARNESS: "none",
+        arms.MANY: "none",
         **{name: name for name in arms.ALGORITHMS},
-        arms.CONTROL: "best_of_n",
+        **dict.fromkeys(arms.CONTROLS, "best_of_n"),
     }
+
+
+@pytest.mark.parametrize(("steps", "questions"), [(48, 64), (2, 8)])
+def test_every_algorithm_rolls_out_as_much_and_the_controls_see_as_many_rows_or_questions(steps, questions, tmp_path):
+    arms = module("_levers_arms")
+    checked = composed(experiment_of("lawbench", steps=steps, questions=questions), tmp_path)
+    for arm in arms.ALGORITHMS:
+        assert planned_rollouts(checked[arm].trainer)[1] == steps * questions * 8, arm
+    seen = {arm: checked[arm].trainer for arm in arms.CONTROLS}
+    rows = {arm: trainer.steps * trainer.options["batch"] for arm, trainer in seen.items()}
+    assert rows == {arms.CONTROL: steps * questions * 8, arms.CONTROL_OF_VISITS: steps * questions}
+    assert {trainer.learning_rate for trainer in seen.values()} == {2e-3}
+
+
+def test_the_rates_of_the_algorithms_are_their_defaults(tmp_path):
+    checked = composed(experiment_of("lawbench"), tmp_path)
+    assert checked["dpo"].trainer.learning_rate == checked["best_of_n"].trainer.learning_rate == 1e-3
+    assert checked["ppo"].trainer.learning_rate == 2e-3
+
+
+def test_settings_hold_for_every_arm(tmp_path):
+    checked = composed(experiment_of("arithmetic", "budget.generation.minutes=7"), tmp_path)
+    assert {one.budget.generation.minutes for one in checked.values()} == {7}
+
+
+def test_without_one_right_answer_for_each_question_there_is_no_control():
+    arms = module("_levers_arms")
+    assert arms.arms_of(Metric(name="accuracy", verifier="numeric"), arms.ARMS) == list(arms.ARMS)
+    assert arms.arms_of(Metric(name="score", verifier="python"), arms.ARMS) == list(arms.ARMS[: -len(arms.CONTROLS)])
+
+
+def test_a_folder_of_other_settings_is_refused(tmp_path, capsys):
+    levers, file = module("levers"), tmp_path / "experiment.json"
+    assert levers._is_same(file, experiment_of("lawbench"))
+    assert levers._is_same(file, experiment_of("lawbench"))
+    assert not levers._is_same(file, experiment_of("lawbench", steps=16))
+    assert "take another --out" in capsys.readouterr().err
 
 
 def test_the_control_can_be_made_wherever_rollouts_are():
