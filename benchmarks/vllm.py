@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,13 +87,16 @@ def measure(args: Any, models: GatewayService, policy: VllmPolicy, servers: Any,
                 for server in servers._servers  # of the benchmark's own
             ]
             rates: dict[str, list[float]] = {"direct": [], "door": []}
-            for turn in range(args.rounds + 1):
+            for turn in range(args.rounds + 1 if args.rounds else 0):
                 order = [("direct", direct), ("door", [door])]
                 for which, targets in order if turn % 2 else reversed(order):  # a busy minute hits both
                     done = _run_load(args, targets, turn)
                     print(f"{which}: {done['tokens']} tokens in {done['seconds']:.1f} s", flush=True)
                     if turn:  # the first one warms up
                         rates[which].append(done["tokens"] / done["seconds"])
+        if not args.rounds:
+            yield from _swaps(args, learner, policy, servers)
+            return
         plain, through = (statistics.median(rates[which]) for which in ("direct", "door"))
         figure = f"tokens a second, {args.callers} callers, {args.tokens} tokens each"
         yield [figure, f"{plain:.1f}", f"{through:.1f}", f"{through / plain:.0%}, target >= 90%"]
@@ -101,37 +104,58 @@ def measure(args: Any, models: GatewayService, policy: VllmPolicy, servers: Any,
 
 
 def _swaps(args: Any, learner: Any, policy: VllmPolicy, servers: Any) -> Iterator[list[str]]:
-    """Publish versions; count what the servers read meanwhile, in the first requests, and in later ones."""
+    """Publish versions; count what the servers read from the disk meanwhile, in the first requests, and in later ones.
+
+    Adapters are mapped into memory, which no counter of system calls sees: so the pages of the file are dropped first.
+    """
     seconds: list[float] = []
     read: dict[str, list[float]] = {"swap": [], "first request": [], "four more": []}
-    size = 0
+    files: list[Path] = []
+
+    def publish(write: Any) -> str:
+        def write_and_drop(folder: Path) -> None:
+            write(folder)
+            files[:] = folder.rglob("*.safetensors")
+            _drop_pages(files)
+
+        return policy.sampler.publish(write_and_drop)
+
+    learner._serve = publish
     for _ in range(args.swaps):
         counted = _bytes_read(servers)
         began = time.monotonic()
         learner.publish()
         seconds.append(time.monotonic() - began)
         live = policy.sampler._live  # pyright: ignore[reportPrivateUsage]
-        size = sum(file.stat().st_size for file in Path(live.folder.name).rglob("*.safetensors")) if live else 0
         name, version = (live.name, live.version) if live else ("", "")
         plain = {"max_tokens": 1, "seed": 0, "temperature": 1.0, "top_p": 1.0, "stop": []}
         for what, requests in (("swap", 0), ("first request", 1), ("four more", 4)):
             for number in range(requests):
                 servers.complete(name, version, [1, 2, 3 + number], 600.0, **plain)
-            now = _bytes_read(servers)
-            read[what].append(now - counted)
-            counted = now
+            total = _bytes_read(servers)
+            read[what].append(total - counted)
+            counted = total
+            _drop_pages(files)
     yield ["seconds of a swap: write, load everywhere, unload", "", f"{statistics.median(seconds):.2f}", ""]
+    size = sum(file.stat().st_size for file in files)
     yield ["megabytes of the adapter", "", f"{size / 1e6:.2f}", ""]
     for what, values in read.items():
         yield [f"megabytes that the servers read: {what}", "", f"{statistics.median(values) / 1e6:.2f}", ""]
 
 
+def _drop_pages(files: Sequence[Path]) -> None:
+    for path in files:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def _bytes_read(servers: Any) -> float:
-    """Return the bytes that all processes of the servers have read by system calls so far."""
+    """Return the bytes that all processes of the servers have had read from a disk so far."""
     total = 0
     for server in servers._servers:
         for process in psutil.Process(server.guard.pid).children(recursive=True):
-            total += process.io_counters().read_chars  # pyright: ignore[reportAttributeAccessIssue]
+            total += process.io_counters().read_bytes  # pyright: ignore[reportAttributeAccessIssue]
     return total
 
 
@@ -186,7 +210,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--calls", type=int, default=64)
     parser.add_argument("--callers", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=4, help="of the load, after one to warm up; 0: swaps only")
     parser.add_argument("--swaps", type=int, default=5)
     return parser.parse_args()
 

@@ -312,20 +312,21 @@ def cards_of_servers(spec: PolicyConfig) -> list[str | None]:
     Raises PolicyError if there are too few.
     """
     settings = spec.vllm
-    named = os.environ.get(SERVER_CARDS, os.environ.get("CUDA_VISIBLE_DEVICES"))
-    count = settings.servers * settings.tensor_parallel
+    visible, beside = os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get(SERVER_CARDS)
+    named, count = visible if beside is None else beside, settings.servers * settings.tensor_parallel
     if named is None:
         import torch
 
         cards = [str(number) for number in range(torch.cuda.device_count())]
     else:
         cards = [name.strip() for name in named.split(",") if name.strip()]
-    if not cards:
+    if not cards and not (beside is not None and visible):
         return [None] * settings.servers
     if len(cards) < count:
         raise PolicyError(
             f"target_agent.policy.vllm: servers={settings.servers} of tensor_parallel={settings.tensor_parallel} need "
             f"{count} GPUs; this machine shows {len(cards)}"
+            + (" beside those that train" if beside is not None else "")
         )
     last, size = cards[-count:], settings.tensor_parallel
     return [",".join(last[at : at + size]) for at in range(0, count, size)]

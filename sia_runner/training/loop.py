@@ -174,7 +174,8 @@ class OnlineLoop:
         try:
             own, line = ahead.result()
         except Exception:
-            self._save_if_due([])
+            if self._state.processes.count == 1:  # several save together, and the others wait for the rollouts
+                self._save_if_due([])
             raise
         self._state.say(line)
         return self._state.processes.gather(own)

@@ -130,6 +130,14 @@ def test_too_few_cards_are_refused_before_anything_starts(managed, monkeypatch):
     assert not list(two.folder.iterdir())
 
 
+@pytest.mark.parametrize(("beside", "says"), [("", "0 beside those that train"), ("3", "1 beside those that train")])
+def test_cards_that_train_are_not_the_servers(beside, says, managed, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setenv("SIA_SERVER_CARDS", beside)
+    with pytest.raises(PolicyError, match=says):
+        managed().servers.start()
+
+
 def test_what_a_killed_server_was_asked_another_answers_and_it_is_started_again(managed, tmp_path):
     two = managed()
     two.servers.start()
