@@ -20,6 +20,7 @@ from sia_runner.experiment.harness_files import read_harness
 from sia_runner.gateway.ledger_files import read_totals
 from sia_runner.records import Lever, Proposal, Usage
 from sia_runner.stage_results import GateResult, RunResult
+from sia_runner.store.files import as_dict
 from sia_runner.store.generations import GenerationRecord
 from sia_runner.store.journal import JournalReader, find_incumbent, finished_generations
 from sia_runner.store.run_directory import RunDir, RunDirectoryError
@@ -107,7 +108,7 @@ def _difference(config: Experiment, folder: Path) -> str:
 def _value_at(config: Mapping[str, Any], key: str) -> Any:
     value: Any = config
     for part in key.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
+        value = as_dict(value).get(part)
     return value
 
 

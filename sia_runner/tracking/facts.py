@@ -56,7 +56,7 @@ def model_names(config: Mapping[str, Any]) -> dict[str, str]:
 
 def _control_facts(control: Mapping[str, Any] | None) -> Json | None:
     """Return arm and budget of a control arm; the path of the run that it is compared with is not sent."""
-    return control and {key: control.get(key) for key in ("arm", "source", "usd", "tokens", "seconds")}
+    return {key: control.get(key) for key in ("arm", "source", "usd", "tokens", "seconds")} if control else None
 
 
 def count_directions(summary: Mapping[str, Any]) -> int:
