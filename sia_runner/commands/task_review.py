@@ -58,7 +58,7 @@ def review_task(plain: dict[str, Any], spec: TaskConfig, folder: Path) -> TaskRe
         begin_review(context, folder)
         try:
             sample = run_reference(context, folder, harness_report)
-            if not spec.gold_answers:
+            if not task._spec.gold_answers:
                 run_without_model(context, folder, harness_report)
             spy(context, folder, [task._source / name for name in sorted(task.data_hashes())], harness_report)
         except (ProviderDown, SandboxFailed) as error:
@@ -121,7 +121,9 @@ def run_without_model(context: RunContext, folder: Path, report: TaskReview) -> 
     """Note what the task's programs without a model score, which no gold answers tell."""
     task = context.task
     space = load_space(task.folder / "recipes")
-    for variant in space.defaults() if space else ():
+    if space is None:
+        return
+    for variant in space.defaults():
         site = HarnessRunDir(folder / f"recipe_{variant.recipe}")
         harness = folder / f"harness_{variant.recipe}"
         write_harness({task.entry: space.program(variant)}, harness, task.entry)
