@@ -58,7 +58,7 @@ def review_task(plain: dict[str, Any], spec: TaskConfig, folder: Path) -> TaskRe
         begin_review(context, folder)
         try:
             sample = run_reference(context, folder, harness_report)
-            if not getattr(spec, "gold_answers", True):
+            if not task._spec.gold_answers:
                 run_without_model(context, folder, harness_report)
             spy(context, folder, [task._source / name for name in sorted(task.data_hashes())], harness_report)
         except (ProviderDown, SandboxFailed) as error:

@@ -41,7 +41,7 @@ def task(request):
     return task
 
 
-@pytest.mark.parametrize("name", [*NATIVE, "arithmetic", "gpqa", "longcot_chess", "custom", "mlebench"])
+@pytest.mark.parametrize("name", [*NATIVE, "arithmetic", "sentences", "gpqa", "longcot_chess", "custom", "mlebench"])
 def test_a_task_file_is_short_and_says_first_what_the_task_is(name):
     lines = yaml_of(name).read_text().splitlines()
     assert lines[0].startswith("# ")
