@@ -60,7 +60,8 @@ def read(folder: Path, seeds: Sequence[int]) -> dict[str, dict[int, Tested]]:
             run = RunDir(folder / f"seed_{seed}" / arm)
             if (run.path / "cost.json").is_file():
                 results[arm][seed] = _tested(run)
-                results[INITIAL].setdefault(seed, Tested(_right(run, 1), None, 0.0))
+                if arm == HARNESS:
+                    results[INITIAL][seed] = Tested(_right(run, 1), None, 0.0)
     return results
 
 
