@@ -104,8 +104,8 @@ def trained(base: Path, folder: Path) -> Numbers:
     def roll(units: Sequence[str], *, samples: int, step: int, temperature: float) -> list[Trajectory]:
         trajectories = []
         for unit, sample in ((unit, sample) for unit in units for sample in range(samples)):
-            *ids_and_logprobs, reward = recorded[unit][sample]
-            call = SampledCall(*map(tuple, ids_and_logprobs), "stop", "")
+            prompt, completion, logprobs, reward = recorded[unit][sample]
+            call = SampledCall(tuple(prompt), tuple(completion), tuple(logprobs), "stop", "")
             trajectories.append(Trajectory(unit, sample, (call,), reward, OutcomeKind.WRONG))
         return trajectories
 
