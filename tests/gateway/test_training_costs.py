@@ -119,7 +119,7 @@ def test_a_limit_in_dollars_needs_the_prices(service):
 @pytest.mark.parametrize(("billed", "counted"), [(9, 9), (None, 2)])
 def test_tokens_that_a_service_generates_behind_a_stop_string_are_counted(billed, counted):
     sampled: Future[SampledCall] = Future()
-    sampled.set_result(SampledCall((1, 2, 3), (4, 5), (-1.0, -1.0), "stop", "base", "text", billed))
+    sampled.set_result(SampledCall((1, 2, 3), (4, 5), (-1.0, -1.0), "stop", "base", "text", billed=billed))
     policy: Any = SimpleNamespace(submit=lambda request: sampled, decode=str)
     request = ModelRequest("openai", {"model": "m"}, False, "m", None, 16)
     buffer: Any = SimpleNamespace(hold=lambda response: None)
