@@ -64,6 +64,8 @@ class ProposeResult(StageResult):
 class TrainingResult(StageResult):
     """A finished weights update. Curves have one value a step, or a batch of rollouts."""
 
+    OPTIONAL = frozenset({"drift_kl", "drift_share"})
+
     algorithm: Mapping[str, Any]  # the settings
     steps: int
     reward: tuple[float, ...]
@@ -72,9 +74,9 @@ class TrainingResult(StageResult):
     stopped: str  # why it stopped early; empty otherwise
     tokens: int
     seconds: float
-    # The sampler's drift from the learner; None where it was not measured, empty if it never was.
-    drift_kl: tuple[float | None, ...] = ()
-    drift_share: tuple[float | None, ...] = ()
+    # The sampler's drift from the learner; None at steps where it was not measured, and if it never was.
+    drift_kl: tuple[float | None, ...] | None = None
+    drift_share: tuple[float | None, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +199,7 @@ class TestResult(StageResult):
 
 
 _DECODERS: dict[str, Callable[[Any], Any]] = {
-    **dict.fromkeys(("siblings", "reward", "kl", "entropy"), tuple),
+    **dict.fromkeys(("siblings", "reward", "kl", "entropy", "drift_kl", "drift_share"), tuple),
     **dict.fromkeys(("val", "score"), Score.from_json),
     "lever": Lever,
     "run": HarnessRun.from_json,

@@ -204,7 +204,7 @@ class TrainingProgress:
         }
 
 
-def _measured(curve: Sequence[float]) -> tuple[float | None, ...]:
-    """Return a curve with None for nan; empty if nothing was measured."""
+def _measured(curve: Sequence[float]) -> tuple[float | None, ...] | None:
+    """Return a curve with None for nan; None if nothing was measured."""
     values = tuple(None if math.isnan(value) else value for value in curve)
-    return () if all(value is None for value in values) else values
+    return None if all(value is None for value in values) else values

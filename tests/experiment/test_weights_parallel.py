@@ -85,6 +85,7 @@ def test_after_a_lost_process_all_start_again_but_three_times_at_most_from_one_c
         return 1
 
     monkeypatch.setattr(parallel, "_run_processes", start)
+    monkeypatch.setattr(parallel, "_missing_gpus", lambda config, algorithm: "")
     result = parallel.update_weights_in_parallel(RunContext(config, run), 2, 1, algorithm)
     assert started == [(2, 1)] * starts
     assert result.unscored  # it is not the candidate's fault

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+pytest.importorskip("safetensors", reason="adapters are tensors")
+
 from sia_runner.config.training import LoraSettings
 from sia_runner.policy.tinker import placed_model
 from sia_runner.policy.tinker_client import ModelSettings
