@@ -89,10 +89,10 @@ def test_the_kl_is_measured_now_and_then_where_it_is_only_watched(policy, tmp_pa
     from sia_runner.training.loop import OnlineLoop
 
     asked: list[int] = []
-    collect = OnlineLoop._collect
+    measured = OnlineLoop._measured
 
-    def seen(self):
-        rollouts = collect(self)
+    def seen(self, trajectories):
+        rollouts = measured(self, trajectories)
         if not math.isnan(rollouts.kl):
             asked.append(self._state.progress.steps)
         return rollouts
@@ -101,7 +101,7 @@ def test_the_kl_is_measured_now_and_then_where_it_is_only_watched(policy, tmp_pa
         "grpo", steps=11, prompts_per_step=2, group_size=4, early_stopping=EarlyStopping(**NONE, window=5)
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(OnlineLoop, "_collect", seen)
+        patch.setattr(OnlineLoop, "_measured", seen)
         trained = drivers.train(toy.assignment(policy, settings, tmp_path / "watched"))
         assert asked == [0, 4, 8, 10]
         assert trained.kl[1] == trained.kl[0]

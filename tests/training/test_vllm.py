@@ -170,7 +170,7 @@ def test_a_server_that_answers_without_the_adapter_is_refused_after_the_first_st
 
 
 def test_offline_rounds_are_rolled_out_by_the_server_too(base, server, tmp_path, warmed):
-    options = {"keep": 1, "rounds": 4, "batch": 16}
+    options = {"keep": 1, "rounds": 4, "batch": 16, "epochs": 20}
     algorithm = toy.settings("best_of_n", steps=40, prompts=64, group_size=8, options=options)
     answering = at(server, base, tmp_path)
     one, done, roll = trained(answering, tmp_path / "run", algorithm)
