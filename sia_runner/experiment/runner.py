@@ -173,7 +173,8 @@ def resume_run(folder: Path, overrides: Sequence[str], answer: sign_off.SignOffA
             sign_off.check_waiting(run, JournalReader(run.journal))
         overrides = [_with_absolute_path(override) for override in overrides]  # the journal keeps them
         context = RunContext(stored_config(run, overrides), run)
-        _check_policy_change(stored_config(run), context.config)
+        others = [override for override in overrides if not override.startswith("target_agent.policy.")]
+        _check_policy_change(stored_config(run, others), context.config)
         _prepare(context)
         return _carry_out(context, lease, overrides, answer)
 

@@ -154,7 +154,8 @@ def work(rank: int, processes: int, port: int, root: Path, out: str, resumed: st
 
 
 def both(root: Path, out: str, resumed: str, kinds: Sequence[str], write: bool = True) -> None:
-    forward._MIN_CHUNK_TOKENS = 32  # several passes, of which some processes have fewer than others
+    # several passes, of which some processes have fewer than others
+    forward.pass_tokens = lambda max_length, fused_attention=True: max(max_length, 32)
     for kind in kinds:
         folder, earlier = root / out / kind, root / resumed / kind if resumed else None
         numbers = {**six_steps(root / kind, folder, earlier), **trained(root / kind, folder)}
@@ -206,11 +207,11 @@ def runs(tmp_path_factory) -> Path:
     for kind in KINDS:
         checkpoint(root / kind, kind)
         (root / kind / "rollouts.json").write_text(json.dumps(recorded_rollouts(root / kind)))
-    size = forward._MIN_CHUNK_TOKENS
+    rule = forward.pass_tokens
     try:
         both(root, "1", "", KINDS)
     finally:
-        forward._MIN_CHUNK_TOKENS = size
+        forward.pass_tokens = rule
     in_processes(2, work, root, "2", "", KINDS)
     in_processes(4, work, root, "4", "2", KINDS)
     return root
