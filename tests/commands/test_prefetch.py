@@ -18,6 +18,7 @@ from sia_runner.commands.prefetch import prefetch
 from sia_runner.config.experiment import check_experiment
 from sia_runner.sandbox.docker import Docker
 from sia_runner.sandbox.protocol import SandboxError
+from tests.arithmetic import BARE
 from tests.config.test_providers import composed
 from tests.conftest import ROOT
 
@@ -134,7 +135,7 @@ def test_a_base_of_the_hub_is_downloaded_once_and_found_without_network(cache, c
     Hub.asked.clear()
     assert prefetched() == [["there", "data"], ["there", "policy"]]
     assert not [line for line in Hub.asked if line.startswith("GET") and "/resolve/" in line]
-    line = [*without_network, *cli.command(*of_hub)]
+    line = [*without_network, *cli.command(*of_hub, *cli.replay(BARE))]
     done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=240, env=env)
     assert done.returncode == 0, done.stderr
     assert cli.summary["status"] == "completed"

@@ -128,7 +128,9 @@ def letters(tmp_path):
     (conf / "letters.yaml").write_text(TASK.format(folder=folder))
     (folder / "task.md").write_text("Each letter becomes the next one, and d becomes a.\n")
     (folder / "verifier.py").write_text(VERIFIER)
-    (folder / "reference" / "target_agent.py").write_text(ASKING.replace(r'r"\d+"', 'r"[a-d]+"'))
+    reading = "def number(text: str) -> str:\n"
+    program = ASKING.replace(reading, f'{reading}    return "".join(re.findall("[a-d]+", text)[-1:])\n')
+    (folder / "reference" / "target_agent.py").write_text(program)
     words = sorted({"".join(rng.choices("abcd", k=8)) for _ in range(400)})
     rows = [f"{n},{word}=,{word.translate(str.maketrans('abcd', 'bcda'))}" for n, word in enumerate(words)]
     (folder / "labelled.csv").write_text("\n".join(["id,question,answer", *rows]) + "\n")

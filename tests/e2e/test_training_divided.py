@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.arithmetic import SMALL
+from tests.arithmetic import BARE, SMALL
 from tests.config.test_experiment import composed
 
 pytest.importorskip("torch", reason="the weights lever needs the extra `training`")
@@ -40,7 +40,8 @@ def server(tmp_path):
 def test_two_processes_train_what_a_server_answers_with(cli, server):
     at = {"base": server.name, "backend": "vllm", "base_url": server.url, "device": "cpu"}
     policy = [f"target_agent.policy.{key}={value}" for key, value in at.items()]
-    done = cli(*EXPERIMENT, "target_agent=policy", *policy, "trainer.shards=2", timeout=850)
+    replay = [override for override in cli.replay(BARE) if not override.startswith("max_gen=")]
+    done = cli(*EXPERIMENT, *replay, "target_agent=policy", *policy, "trainer.shards=2", timeout=850)
     assert done.returncode == 0, done.stdout + done.stderr
     built = next(e["result"] for e in cli.journal if e["event"] == "done" and e["step"] == "gen_2/build")
     assert not built["fault"] and built["steps"] == STEPS
