@@ -5,6 +5,7 @@ The server gets token ids, since its chat template may differ from the base's ow
 
 import hashlib
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
@@ -46,7 +47,7 @@ class RemoteSampler(Sampler, Protocol):
         ...
 
 
-class RemotePolicy:
+class RemotePolicy(ABC):
     """A TrainablePolicy at a server; `answer` and `use` may be called from any thread. Subclasses add `learner`."""
 
     def __init__(self, spec: PolicyConfig, tokenizer: Any, sampler: RemoteSampler) -> None:
@@ -63,6 +64,7 @@ class RemotePolicy:
         """The version of the live weights."""
         return self.sampler.version
 
+    @abstractmethod
     def learner(
         self,
         lora: LoraSettings,
@@ -75,7 +77,6 @@ class RemotePolicy:
         max_length: int | None = None,
     ) -> AbstractContextManager[Learner]:
         """Return a learner whose `publish` makes the sampler answer with its weights."""
-        raise NotImplementedError
 
     def use(self, adapter: Path | None) -> str:
         """Make an adapter, or the base, the live weights. Returns the version. Raises PolicyError and ProviderDown."""
