@@ -91,9 +91,8 @@ def test_shared_servers_are_a_job_of_their_own_and_stages_ask_for_none_of_their_
     parameters = Components(config).compute.parameters("servers")
     assert parameters["gres"] == "gpu:4" and "gres" not in Components(config).compute.parameters("run")
     last = list(fit_lines(config))[-1]
-    assert (
-        "2 vLLM servers, a job of their own" in last and "GPUs: 4, shared by: propose, train, gate, run, test" in last
-    )
+    assert "2 vLLM servers, a job of their own" in last
+    assert "GPUs: 4, shared by: propose, train, gate, run, test" in last
     few = check_experiment(composed(*seven_b, *servers, "+compute.resources.servers.gpus=3"))
     with pytest.raises(FitError, match=r"compute\.resources\.servers has 3 GPUs on a node, but servers take 4"):
         list(fit_lines(few))
@@ -116,8 +115,8 @@ def test_on_one_machine_an_update_finds_its_gpus_beside_the_shared_servers(seven
         (["+compute.resources.servers.nodes=2"], "compute.resources.servers.nodes: only an update"),
         (["compute=local", "search.parallel_candidates=2", "trainer=none", "target_agent=policy",
           "target_agent.policy.vllm.owner=stage"], "allowed with it: target_agent.policy.vllm.owner=run"),
-        (["compute=inline", "compute._target_=tests.extending.following.Compute",
-          "target_agent.policy.vllm.owner=run"], "tests.extending.following.Compute: target_agent.policy.vllm.owner=stage"),
+        (["compute=inline", "compute._target_=my.own.Compute", "target_agent.policy.vllm.owner=run"],
+         "allowed with compute._target_=my.own.Compute: target_agent.policy.vllm.owner=stage"),
     ],
 )  # fmt: skip
 def test_servers_that_could_not_be_shared_are_refused_in_one_line(seven_b, more, says):
@@ -126,7 +125,7 @@ def test_servers_that_could_not_be_shared_are_refused_in_one_line(seven_b, more,
 
 
 def test_a_compute_class_of_the_users_own_starts_servers_by_stage(seven_b):
-    own = ["compute=inline", "compute._target_=tests.extending.following.Compute", "policy=vllm"]
+    own = ["compute=inline", "compute._target_=my.own.Compute", "policy=vllm"]
     assert not check_experiment(composed(*seven_b, *own)).shares_servers
     assert check_experiment(composed(*seven_b, "compute=inline", "policy=vllm")).shares_servers
 
