@@ -132,8 +132,8 @@ def test_an_interrupt_ends_the_servers_and_a_resume_starts_them_again(cli, base,
 
 
 LITTLE = ["+compute.resources.servers.cpus=1", "+compute.resources.servers.memory_gb=2"]
-LITTLE += ["compute.resources.default.memory_gb=2", "compute.resources.train.memory_gb=3"]
-LITTLE += ["compute.resources.train.cpus=1", "compute.resources.train.gpus=0", "compute.resources.train.partition=cpu"]
+LITTLE += ["compute.resources.default.memory_gb=2", "compute.resources.default.partition=gpu"]
+LITTLE += ["+compute.resources.train.cpus=1", "compute.resources.train.memory_gb=3", "compute.resources.train.gpus=0"]
 
 
 def server_jobs(run):
