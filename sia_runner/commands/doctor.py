@@ -172,7 +172,8 @@ def _check_policy_backend(config: Experiment) -> str:
     where = f" at {spec.base_url}" if spec.base_url else ""
     if spec.backend == "vllm" and not spec.base_url:
         servers = spec.vllm.servers
-        where = f", which the run starts: {servers} server{'s' * (servers > 1)} of {spec.vllm.tensor_parallel} GPU(s)"
+        starts = "the run starts for all stages" if config.shares_servers else "each stage starts"
+        where = f", which {starts}: {servers} server{'s' * (servers > 1)} of {spec.vllm.tensor_parallel} GPU(s)"
     return f"{spec.base}, served by {spec.backend}{where}"
 
 

@@ -198,12 +198,13 @@ class ExperimentLoop:
                 try:
                     return context.compute.call(replace(step, submitted=None) if repeats else step, work, *arguments)
                 except (ProviderDown, JobStopped) as failed:
-                    # threads of other candidates may be in the middle of calls to the gateway of this process
-                    alone = context.compute.apart or self._config.search.parallel_candidates == 1
-                    if repeats == _STAGE_REPEATS or not alone or servers.present() == before:
+                    alone = self._config.search.parallel_candidates == 1
+                    repeatable = alone or context.compute.apart
+                    if repeats == _STAGE_REPEATS or not repeatable or servers.present() == before:
                         raise
                     self._display.say(f"{step.key}: it is repeated, since the vLLM servers ended: {failed}")
-                    context.close_gateway()  # which takes no more calls once some failed
+                    if alone:  # threads of other candidates may be in the middle of calls
+                        context.close_gateway()  # which takes no more calls once some failed
                     repeats += 1
 
         return self._once(result, step.key, call)

@@ -52,7 +52,8 @@ _DASHBOARD_PACKAGES = ("fastapi", "uvicorn")
 # the overrides allowed beside resume=
 RESUMABLE_KEYS = ("max_gen", "budget.", "compute.", "provider.key_file=", "meta_agent.provider.key_file=",
                   "target_agent.provider.key_file=", "target_agent.policy.base_url=",
-                  "target_agent.policy.tinker.", "target_agent.policy.backend=", "target_agent.policy.base=",
+                  "target_agent.policy.tinker.", "target_agent.policy.vllm.", "target_agent.policy.backend=",
+                  "target_agent.policy.base=",
                   "target_agent.policy.dtype=", "target_agent.policy.trust_base=")  # fmt: skip
 # of these, those that change what answers: only a run at a service may give them other values (_check_policy_change)
 _POLICY_KEYS = ("backend", "base", "dtype", "trust_base")

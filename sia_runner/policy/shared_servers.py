@@ -62,9 +62,9 @@ def read_addresses(folder: Path) -> Addresses:
     """Return the content of the file; nothing is known where there is none yet."""
     try:
         content = read_json(addresses_file(folder))
-    except (OSError, ValueError):
+        return Addresses(**(content | {"lines": tuple(content["lines"])}))
+    except (OSError, ValueError, TypeError, KeyError):  # or one of another version
         return Addresses()
-    return Addresses(**(content | {"lines": tuple(content["lines"])}))
 
 
 class KeptServers:
@@ -99,9 +99,10 @@ class KeptServers:
         """End the servers. `failure`: what readers are told, who would otherwise wait for other servers."""
         with self._lock:
             ours = read_addresses(self._folder).keeper in ("", self.keeper)
-            if not self._closed and ours and not self.failure:
-                self._addresses = replace(self._addresses, servers={}, failure=failure)
-                write_addresses(self._folder, replace(self._addresses, key=""))
+            if not self._closed and ours:
+                failure = self.failure or failure
+                self._addresses = replace(self._addresses, servers={}, failure=failure, key="")
+                write_addresses(self._folder, self._addresses)
             self._closed = True
         self._servers.close()
 

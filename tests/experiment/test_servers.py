@@ -4,15 +4,24 @@ With programs in the place of vLLM: tests/policy/test_shared_servers.py; with a 
 """
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from sia_runner.compute.jobs import Cluster, JobCompute, JobState
+from sia_runner.compute.protocol import JobStopped
+from sia_runner.config.experiment import check_experiment
 from sia_runner.config.training import PolicyConfig
-from sia_runner.experiment import servers
+from sia_runner.experiment import servers, stages
+from sia_runner.experiment.loop import ExperimentLoop
 from sia_runner.experiment.servers import ServersInJob
 from sia_runner.policy.shared_servers import ENDED, Addresses, read_addresses, read_ticket, write_addresses
+from sia_runner.records import Stage
+from sia_runner.stage_results import GateResult
+from sia_runner.store.journal import Journal
+from sia_runner.store.run_directory import RunDir
 from sia_runner.wire.grants import ProviderDown
+from tests.config.test_experiment import composed
 from tests.policy.test_vllm_servers import wait_until
 
 
@@ -163,3 +172,61 @@ def test_the_next_process_of_a_run_takes_over_a_job_that_still_runs(owner):
     assert len(run.cluster.states) == 1 and second.servers._job == job
     second.servers.close()
     assert run.cluster.cancelled == [job]
+
+
+class Stages:
+    """A loop whose stages end as the test says, while servers answer or end."""
+
+    def __init__(self, folder, *ends):
+        policy = ["policy=vllm", "target_agent.policy.base=a/base", "target_agent=policy"]
+        config = check_experiment(composed("task=smoke", "compute=local", *policy))
+        self.ends, self.waits, self.steps, self.starts = list(ends), 0, [], 0
+        asked = SimpleNamespace(wait=self.wait, present=lambda: frozenset({self.starts}))
+        run = RunDir(folder)
+        context = SimpleNamespace(
+            config=config,
+            run=run,
+            servers=asked,
+            compute=SimpleNamespace(call=self.call, apart=True),
+            close_gateway=lambda: None,
+        )
+        self.journal, self.said = Journal(run.journal), []
+        display = SimpleNamespace(say=self.said.append, show_stage=lambda *_: None)
+        lease = SimpleNamespace(check=lambda: None)
+        self.loop = ExperimentLoop(context, self.journal, lease, display)  # pyright: ignore[reportArgumentType]
+
+    def wait(self, say):
+        self.waits += 1
+
+    def call(self, step, stage, *arguments):
+        """An end is (whether servers ended meanwhile, what is raised)."""
+        self.steps.append(step)
+        ended, error = self.ends.pop(0)
+        self.starts += ended
+        if error:
+            raise error
+        return GateResult("")
+
+    def gate(self):
+        return self.loop._stage(GateResult, 1, Stage.GATE, stages.gate)
+
+
+LIMIT = JobStopped("gen_1/gate: job 7 reached its time limit")
+
+
+def test_a_stage_that_lost_its_time_to_servers_that_ended_is_repeated_once_they_answer(tmp_path):
+    loop = Stages(tmp_path, (True, LIMIT), (True, ProviderDown("no vLLM server")), (False, None))
+    assert loop.gate() == GateResult("")
+    assert len(loop.steps) == 3 and loop.waits == 4 and [step.submitted for step in loop.steps[1:]] == [None, None]
+    assert "reached its time limit" in loop.said[0] and "no vLLM server" in loop.said[1]
+    events = [json.loads(line) for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in events] == ["start", "done"], "it counts once"
+    assert loop.gate() == GateResult("") and loop.waits == 4, "a finished stage needs no servers"
+
+
+@pytest.mark.parametrize(("ended", "calls"), [(False, 1), (True, 4)])
+def test_a_stage_that_fails_while_servers_answer_or_too_often_is_not_repeated(tmp_path, ended, calls):
+    loop = Stages(tmp_path, *[(ended, LIMIT)] * 9)
+    with pytest.raises(JobStopped, match="time limit"):
+        loop.gate()
+    assert len(loop.steps) == calls
