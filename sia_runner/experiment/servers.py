@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sia_runner.compute.jobs import ENDED as ENDED_STATES
-from sia_runner.compute.jobs import JobCompute, JobState, RepeatedNews, telling_line
+from sia_runner.compute.jobs import RESUBMITTED, JobCompute, JobState, RepeatedNews, telling_line
 from sia_runner.compute.protocol import ComputeStep
 from sia_runner.config.training import PolicyConfig
 from sia_runner.experiment.resources import SERVERS
@@ -36,7 +36,7 @@ _FOLLOW = 1.0  # seconds between two looks at the job
 _RETURN = 15.0  # seconds until a job that ended may be in the queue again
 _CLOSE_SECONDS = 10.0
 # ends of a job that say nothing about what runs in it: another one is submitted, however often
-_BLAMELESS = frozenset({"LOST", "PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "TIMEOUT", "DEADLINE", "COMPLETED"})
+_BLAMELESS = RESUBMITTED | {"TIMEOUT", "DEADLINE", "COMPLETED"}
 _ANSWERED_AGAIN = 600.0  # seconds between two ends of jobs that have nothing to do with one another
 
 
@@ -181,8 +181,8 @@ class ServersInJob(RunServers):
         if self._state is not None and self._state.name == "PENDING" and self.present():
             write_addresses(self.folder, Addresses())  # it was requeued: these do not answer any more
         while self._state is not None and self._state.name in ENDED_STATES:
-            settled = time.monotonic() - began > _RETURN or read_addresses(self.folder).failure
-            if settled or self._state.name == "CANCELLED" or self._closed.wait(_FOLLOW):
+            settled = time.monotonic() - began > _RETURN or self._state.name not in RESUBMITTED
+            if settled or self._closed.wait(_FOLLOW):
                 return self._state
             self._state = self._cluster.state(self._job)
         return None

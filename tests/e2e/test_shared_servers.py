@@ -119,16 +119,12 @@ def test_workers_and_jobs_ask_the_runs_servers_whatever_is_killed(cli, base, und
     assert_same(cli, undisturbed)
 
 
-def test_an_interrupt_ends_the_servers_and_a_resume_starts_them_again(cli, base, undisturbed, tmp_path):
+def test_an_interrupt_ends_the_servers(cli, base, tmp_path):
     run = OnCluster(cli).start(*experiment(cli, base), "compute=local")
-    until(lambda: "step 1/4" in training_log(cli), 300)
+    until(lambda: len(servers(tmp_path)) == 2, 120)
     run.driver.send_signal(signal.SIGINT)
     assert run.ended(60) == 130, run.said
     assert not servers(tmp_path)
-    run.resume()
-    assert run.ended(600) == 0, run.said
-    assert not servers(tmp_path)
-    assert_same(cli, undisturbed)
 
 
 LITTLE = ["+compute.resources.servers.cpus=1", "+compute.resources.servers.memory_gb=2"]
