@@ -122,7 +122,7 @@ class ServersInJob(RunServers):
     ) -> None:
         super().__init__(folder, record)
         self._run, self._cluster, self._spec, self._rank = run, compute.cluster, spec, rank
-        self._restarts, self._key = spec.vllm.restarts, f"compute.resources.{SERVERS}"
+        self._restarts = spec.vllm.restarts
         self._thread = threading.Thread(target=self._follow, name="servers", daemon=True)
         self._closed = threading.Event()
         self._state: JobState | None = None
@@ -160,7 +160,7 @@ class ServersInJob(RunServers):
                 self._relay()
                 self._closed.wait(_FOLLOW)
         except Exception as error:  # noqa: BLE001 - whatever it is, stages must not wait for servers
-            self._fail(f"the job of the vLLM servers cannot be followed: {error}")
+            self._fail(f"the vLLM servers' job: {error}")
 
     def _submit(self) -> None:
         ticket = uuid.uuid4().hex

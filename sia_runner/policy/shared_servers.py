@@ -119,8 +119,10 @@ class KeptServers:
     def _start(self) -> None:
         try:
             self._servers.start()
-        except (PolicyError, OSError) as failed:
+        except PolicyError as failed:
             self._write(servers={}, failure=str(failed))
+        except Exception as failed:  # noqa: BLE001 - whatever it is, nobody must wait for these servers
+            self._write(servers={}, failure=f"the vLLM servers: {type(failed).__name__}: {failed}")
 
     def _tell(self, servers: Mapping[str, str], failure: str) -> None:
         self._write(servers=servers, failure=failure)

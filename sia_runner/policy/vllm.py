@@ -301,7 +301,7 @@ class VllmPolicy(RemotePolicy):
             sampler.check_logprobs(ChatTokenizer(tokenizer).prompt_ids([{"role": "user", "content": "1"}]))
         except CallError as failed:
             where = "vllm" if servers else f"base_url={spec.base_url}"
-            if servers is not None:
+            if isinstance(servers, ManagedServers):
                 servers.close()
             raise PolicyError(f"target_agent.policy.{where}: {failed.message}") from None
         super().__init__(spec, tokenizer, sampler)

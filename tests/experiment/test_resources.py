@@ -9,6 +9,7 @@ from sia_runner.config.experiment import check_experiment
 from sia_runner.experiment import resources
 from sia_runner.experiment.context import Components
 from sia_runner.experiment.resources import FitError, fit_lines, gpu_memory, gpu_request, loads_policy, stage_resources
+from sia_runner.experiment.runner import job_kinds
 from tests.config.test_experiment import composed, faults
 
 SEVEN_B = {
@@ -89,6 +90,7 @@ def test_shared_servers_are_a_job_of_their_own_and_stages_ask_for_none_of_their_
     assert (found["servers"].gpus, found["servers"].cpus, found["servers"].memory_gb) == (4, 8, ceil(2 * 15.2) + 8)
     assert found["propose"].run_in == "driver" and found["servers"].run_in != "driver"
     parameters = Components(config).compute.parameters("servers")
+    assert "servers" in job_kinds(config), "sbatch is asked about it before anything starts"
     assert parameters["gres"] == "gpu:4" and "gres" not in Components(config).compute.parameters("run")
     last = list(fit_lines(config))[-1]
     assert "2 vLLM servers, a job of their own" in last

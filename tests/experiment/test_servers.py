@@ -162,6 +162,15 @@ def test_what_the_servers_say_of_their_end_is_not_tried_again(owner):
     assert len(run.cluster.states) == 1
 
 
+def test_a_job_that_sbatch_refuses_ends_the_run_in_one_line(owner):
+    class Refusing(ClusterOfTest):
+        def submit(self, step, task):
+            raise JobStopped(f"{step.key}: sbatch refused the job: no such partition")
+
+    with pytest.raises(ProviderDown, match="servers: sbatch refused the job: no such partition"):
+        owner(cluster=Refusing()).servers.wait(print)
+
+
 def test_the_next_process_of_a_run_takes_over_a_job_that_still_runs(owner):
     run = owner()
     job = run.submitted(1)
