@@ -30,6 +30,7 @@ _INTERRUPTED_RUNS = 3  # of one harness, each of which waited for servers that h
 _UNANSWERED = {
     Ending.TIMEOUT: OutcomeKind.TIMEOUT,
     Ending.OUT_OF_MEMORY: OutcomeKind.OUT_OF_MEMORY,
+    Ending.MACHINE_OUT_OF_MEMORY: OutcomeKind.KILLED,
     Ending.DISK_FULL: OutcomeKind.CRASHED,
 }
 
@@ -47,7 +48,10 @@ def verify_submission(context: Components, site: HarnessRunDir, unanswered: Outc
 def infrastructure_failure(outcomes: Sequence[Outcome]) -> str:
     """Return how many questions failed for a reason that is not the harness's, and the first one's; else ""."""
     failed = [outcome for outcome in outcomes if outcome.kind in INFRASTRUCTURE_KINDS]
-    return f"{len(failed)} of {len(outcomes)} {failed[0].kind}: {failed[0].prediction}" if failed else ""
+    if not failed:
+        return ""
+    words = failed[0].prediction or ("the machine ran out of memory" if failed[0].kind is OutcomeKind.KILLED else "")
+    return f"{len(failed)} of {len(outcomes)} {failed[0].kind}: {words}"
 
 
 def score_outcomes(task: Task, outcomes: Sequence[Outcome]) -> tuple[Score | None, str]:

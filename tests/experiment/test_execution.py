@@ -5,7 +5,12 @@ import pytest
 from sia_runner.config.experiment import check_experiment
 from sia_runner.config.training import PolicyConfig
 from sia_runner.experiment.context import RunContext
-from sia_runner.experiment.execution import RunInterrupted, execute
+from sia_runner.experiment.execution import (
+    RunInterrupted,
+    execute,
+    infrastructure_failure,
+    verify_submission,
+)
 from sia_runner.policy.backend import PolicyBackend
 from sia_runner.sandbox.protocol import Ending, SandboxResult
 from sia_runner.store.run_directory import HarnessRunDir, RunDir
@@ -27,11 +32,30 @@ def test_a_harness_whose_calls_were_cut_by_the_end_of_the_run_was_interrupted(tm
             return SandboxResult(Ending.EXITED, exit_code=1)
 
     monkeypatch.setattr(RunContext, "sandbox", Sandbox())
-    (round_,) = context.task.rounds("gate")
-    grant = Grant("target", 1, "gen_1", "gate", tmp_path / "trajectories.jsonl")
-    (tmp_path / "harness").mkdir()
     with pytest.raises(RunInterrupted):
-        execute(context, grant, round_, HarnessRunDir(tmp_path / "site"), tmp_path / "harness", "salt", 5.0)
+        execute_gate(context, tmp_path)
+
+
+def execute_gate(context, folder):
+    (round_,) = context.task.rounds("gate")
+    grant = Grant("target", 1, "gen_1", "gate", folder / "trajectories.jsonl")
+    (folder / "harness").mkdir()
+    return execute(context, grant, round_, HarnessRunDir(folder / "site"), folder / "harness", "salt", 5.0)
+
+
+def test_a_harness_that_the_machine_had_no_memory_for_is_unscored(tmp_path, monkeypatch):
+    context = RunContext(check_experiment(composed("task=smoke")), RunDir(tmp_path))
+    context.task.prepare(lambda _: None)
+
+    class Sandbox:
+        def run(self, job):
+            return SandboxResult(Ending.MACHINE_OUT_OF_MEMORY, exit_code=137, detail="killed by the kernel")
+
+    monkeypatch.setattr(RunContext, "sandbox", Sandbox())
+    execution = execute_gate(context, tmp_path)
+    assert "machine out of memory" in execution.failure
+    outcomes = verify_submission(context, HarnessRunDir(tmp_path / "site"), execution.unanswered)
+    assert f"{len(outcomes)} of {len(outcomes)} killed" in infrastructure_failure(outcomes)
 
 
 class Interrupted:
@@ -69,14 +93,10 @@ def test_a_harness_whose_time_was_up_while_servers_were_started_again_is_run_aga
     sandbox = Interrupted(served, ends)
     monkeypatch.setattr(RunContext, "sandbox", sandbox)
     monkeypatch.setattr(RunContext, "_policy_backend", lambda self: PolicyBackend(POLICY, served))
-    (round_,) = context.task.rounds("gate")
-    grant = Grant("target", 1, "gen_1", "gate", tmp_path / "trajectories.jsonl")
-    (tmp_path / "harness").mkdir()
-    arguments = (grant, round_, HarnessRunDir(tmp_path / "site"), tmp_path / "harness", "salt", 5.0)
     if ends == 3:
         with pytest.raises(ProviderDown, match="ended in the middle of 3 runs"):
-            execute(context, *arguments)
+            execute_gate(context, tmp_path)
     else:
-        assert execute(context, *arguments).ended.ending is Ending.TIMEOUT
+        assert execute_gate(context, tmp_path).ended.ending is Ending.TIMEOUT
     context.close_gateway()
     assert sandbox.runs == runs
