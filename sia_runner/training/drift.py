@@ -25,6 +25,7 @@ _NORMAL_RATIOS = (0.5, 2.0)  # of the learner's probability to the sampler's
 _CANARY_ROWS = 8
 _CANARY_TOKENS = 8  # the least that tell noise from an effect
 _ROUNDING = 1e-5  # nats per token: smaller effects drown in float32
+_COARSE = 0.1  # nats, root mean square: a server that computes in 16 bits may round smaller effects away
 _CANARY_ERROR = 0.1  # greatest standard error of a share that decides
 
 
@@ -71,6 +72,7 @@ class Effect:
 
     share: float
     error: float  # standard error of the share; inf: the adapter has no effect yet, or there are too few tokens
+    size: float = 0.0  # root mean square of the effect on the learner's logprobs, nats
 
 
 def effect_at_server(server: RowNumbers, server_base: RowNumbers, learner: RowNumbers, base: RowNumbers) -> Effect:
@@ -89,7 +91,7 @@ def effect_at_server(server: RowNumbers, server_base: RowNumbers, learner: RowNu
         return Effect(0.0, math.inf)
     share = float(effect_t @ server_effect_t) / strength
     noise = float(np.sum((server_effect_t - share * effect_t) ** 2)) / (tokens - 1)
-    return Effect(share, math.sqrt(noise / strength))
+    return Effect(share, math.sqrt(noise / strength), math.sqrt(strength / tokens))
 
 
 def adapter_is_served(score: Score, learner: Learner, rows: Sequence[TrainingRow], temperature: float) -> bool:
@@ -116,6 +118,8 @@ def adapter_is_served(score: Score, learner: Learner, rows: Sequence[TrainingRow
     effect = effect_at_server(server, server_base, now, base)
     expected = min(1.0, temperature)
     if effect.error > _CANARY_ERROR * expected:
+        return False
+    if effect.share < expected / 2 and effect.size < _COARSE:
         return False
     if effect.share < expected / 2:
         raise PolicyError(
