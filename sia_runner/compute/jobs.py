@@ -69,6 +69,10 @@ class Cluster(ABC):
     def forget(self, job: str) -> None:  # noqa: B027 - a place may have nothing to forget
         """Stop following a job."""
 
+    def cancel(self, job: str) -> None:
+        """End a job. A place without jobs that outlive a stage has none to end."""
+        raise NotImplementedError
+
     def waiting(self, state: JobState | None, seconds: float) -> str:
         """Explain a job's state to a user who has waited for `seconds`; empty for no news."""
         return ""

@@ -126,6 +126,11 @@ class PolicyBackend:
         """Return the policy, loaded on first use. Raises PolicyError."""
         return self._service.start()
 
+    @property
+    def interruptions(self) -> int:
+        """How often a request had to wait, or to be sent again, because a server of the run ended."""
+        return getattr(self._service, "interruptions", 0)  # a policy in this process, or of the user's own, has none
+
     def close(self) -> None:
         """Stop answering and free what the policy holds."""
         self._service.close()

@@ -18,6 +18,7 @@ from pathlib import Path
 ARGUMENTS = sys.argv[1:]
 FOLDER = Path(ARGUMENTS[ARGUMENTS.index("--folder") + 1])
 PORT = int(ARGUMENTS[ARGUMENTS.index("--port") + 1])
+HOST = ARGUMENTS[ARGUMENTS.index("--host") + 1]
 NAME = ARGUMENTS[ARGUMENTS.index("--served-model-name") + 1]
 ENGINE = "import signal, sys, time; {}; time.sleep(600)"
 ADAPTERS: dict[str, str] = {}
@@ -78,4 +79,4 @@ if __name__ == "__main__":
         sys.exit(1)
     while there("slow"):
         time.sleep(0.05)
-    http.server.ThreadingHTTPServer(("127.0.0.1", PORT), Handler).serve_forever()
+    http.server.ThreadingHTTPServer((HOST, PORT), Handler).serve_forever()

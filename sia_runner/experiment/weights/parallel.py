@@ -24,7 +24,9 @@ from sia_runner.config.experiment import Experiment
 from sia_runner.config.training import AlgorithmConfig
 from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.execution import run_stage_in_job
+from sia_runner.experiment.resources import servers_beside
 from sia_runner.experiment.weights.update import append_line, update_weights
+from sia_runner.records import Stage
 from sia_runner.stage_results import BuildResult
 from sia_runner.store.run_directory import remove_tree
 from sia_runner.system import exit_with_parent
@@ -72,6 +74,8 @@ def _missing_gpus(config: Experiment, algorithm: AlgorithmConfig) -> str:
     import torch
 
     gpus = 0 if config.target_agent.policy.device == "cpu" else torch.cuda.device_count()
+    if gpus and config.shares_servers:
+        gpus = max(1, gpus - servers_beside(config, Stage.TRAIN))
     key = "processes" if algorithm.shards == 1 else "shards"
     problem = f"trainer.{key}={algorithm.ranks} needs a GPU for each of them; this machine shows {gpus}"
     return problem if 0 < gpus < ceil(algorithm.ranks / _nodes(config)) else ""
