@@ -11,6 +11,7 @@ import json
 import os
 import shlex
 import signal
+import subprocess
 from pathlib import Path
 
 import psutil
@@ -38,10 +39,12 @@ COMMAND = [PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model"]
 VLLM = ["policy=vllm", f"target_agent.policy.base={BASE}", "target_agent.policy.device=cpu"]
 VLLM += [f"target_agent.policy.vllm.command={json.dumps(COMMAND)}"]
 VLLM += [f"target_agent.policy.vllm.args={json.dumps(shlex.split(ON_CPU))}"]
-# the update alone is a job
+# jobs: the update, and the servers that all stages share, on the node that does not train
 CLUSTER = [*FEW_JOBS, "+compute.resources.run.run_in=driver", "compute.resources.train.nodes=2"]
 CLUSTER += ["compute.resources.train.partition=cpu", "compute.resources.train.gpus=0"]
 CLUSTER += ["+compute.resources.train.cpus=2", "compute.resources.train.memory_gb=7"]
+CLUSTER += ["+compute.resources.servers.partition=gpu", "+compute.resources.servers.gpus=0"]
+CLUSTER += ["+compute.resources.servers.cpus=2", "+compute.resources.servers.memory_gb=7"]
 UPDATE = ["trainer.shards=2", "trainer.checkpoint_every=1", f"trainer.steps={STEPS}"]
 
 
@@ -107,14 +110,24 @@ class Update(OnCluster):
         """Return the update's server, without its guard."""
         return [process for process in self.with_words("--port", BASE) if "-I" not in process.cmdline()]
 
-    def assert_nothing_is_left(self, job: str) -> None:
+    @property
+    def all_jobs(self) -> list[str]:
+        """The ids of all jobs, that of the servers included."""
+        return [entry["job"] for event in ("job", "server") for entry in self.events(event) if "job" in entry]
+
+    def assert_nothing_is_left(self) -> None:
+        """Neither of what was seen at any time, nor a job."""
         assert len(self.seen) > 10
         until(lambda: not [process for process in self.seen if process.is_running()], 20)
         assert not self.processes()
-        until(lambda: not said("squeue", "--noheader", "--format=%T", f"--jobs={job}", "--states=R,PD,CG"), 20)
+        mine = ["squeue", "--noheader", "--format=%i", f"--jobs={','.join(self.all_jobs)}"]
+        until(lambda: not said(*mine, "--states=R,PD,CG"), 20)
 
     def close(self) -> None:
         super().close()
+        if (self.cli.run / "journal.jsonl").exists():
+            for job in self.all_jobs:
+                subprocess.run(["scancel", job], check=False, capture_output=True)
         for process in self.processes():
             with contextlib.suppress(psutil.Error):
                 process.kill()
@@ -188,11 +201,11 @@ def start(tmp_path, monkeypatch):
 
 def test_a_killed_server_a_killed_rank_and_a_lost_node_change_nothing_and_leave_nothing(start):
     undisturbed, disturbed = start("undisturbed"), start("disturbed")
-    job = undisturbed.begin()
-    until(lambda: f"step {STEPS}/{STEPS}" in undisturbed.training_log, 600)
+    undisturbed.begin()
+    until(lambda: undisturbed.saved(1), 600)
     assert len(undisturbed.ranks()) == 2
     assert undisturbed.ended(600) == 0, undisturbed.said
-    undisturbed.assert_nothing_is_left(job)
+    undisturbed.assert_nothing_is_left()
     second = undisturbed.cli.summary["generations"][1]
     assert undisturbed.cli.summary["mode"] == "SIA-W+H" and second["val"]["n"] == 8
     assert (second["lever"], second["algorithm"]) == ("weights", "grpo")
@@ -205,6 +218,8 @@ def test_a_killed_server_a_killed_rank_and_a_lost_node_change_nothing_and_leave_
     assert disturbed.ended(900) == 0, disturbed.said
     assert disturbed.training_log.count("resumed after step") >= 2
     assert "Restarts=1" in said("scontrol", "show", "job", job)
+    lines = [entry["line"] for entry in disturbed.events("server") if "job" not in entry]
+    assert len(lines) == 2 and "ended" in lines[0] and "answers again" in lines[1]
     disturbed.assert_counted_once()
-    disturbed.assert_nothing_is_left(job)
+    disturbed.assert_nothing_is_left()
     assert result(disturbed) == result(undisturbed)
