@@ -25,7 +25,8 @@ _NORMAL_RATIOS = (0.5, 2.0)  # of the learner's probability to the sampler's
 _CANARY_ROWS = 8
 _CANARY_TOKENS = 8  # the least that tell noise from an effect
 _ROUNDING = 1e-5  # nats per token: smaller effects drown in float32
-_COARSE = 0.1  # nats, root mean square: a server that computes in 16 bits may round smaller effects away
+# Nats, root mean square: of smaller effects a server that computes in 16 bits may round nearly all away, or half.
+_SEEN_FROM, _HALF_SEEN_FROM = 0.3, 1.0
 _CANARY_ERROR = 0.1  # greatest standard error of a share that decides
 
 
@@ -119,9 +120,9 @@ def adapter_is_served(score: Score, learner: Learner, rows: Sequence[TrainingRow
     expected = min(1.0, temperature)
     if effect.error > _CANARY_ERROR * expected:
         return False
-    if effect.share < expected / 2 and effect.size < _COARSE:
-        return False
     if effect.share < expected / 2:
+        if effect.size < (_SEEN_FROM if effect.share <= 3 * effect.error else _HALF_SEEN_FROM):
+            return False
         raise PolicyError(
             f"the server answers without the adapter that was published: it shows {effect.share:.0%} of its effect on "
             f"the logprobs of {len(rows)} recorded completions; see that it serves LoRA adapters of this base"

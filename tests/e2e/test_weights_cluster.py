@@ -42,9 +42,9 @@ VLLM += [f"target_agent.policy.vllm.args={json.dumps(shlex.split(ON_CPU))}"]
 # jobs: the update, and the servers that all stages share, on the node that does not train
 CLUSTER = [*FEW_JOBS, "+compute.resources.run.run_in=driver", "compute.resources.train.nodes=2"]
 CLUSTER += ["compute.resources.train.partition=cpu", "compute.resources.train.gpus=0"]
-CLUSTER += ["+compute.resources.train.cpus=2", "compute.resources.train.memory_gb=7"]
+CLUSTER += ["+compute.resources.train.cpus=2", "compute.resources.train.memory_gb=5"]
 CLUSTER += ["+compute.resources.servers.partition=gpu", "+compute.resources.servers.gpus=0"]
-CLUSTER += ["+compute.resources.servers.cpus=2", "+compute.resources.servers.memory_gb=7"]
+CLUSTER += ["+compute.resources.servers.cpus=2", "+compute.resources.servers.memory_gb=6"]
 UPDATE = ["trainer.shards=2", "trainer.checkpoint_every=1", f"trainer.steps={STEPS}"]
 
 
