@@ -45,7 +45,7 @@ def test_a_server_that_the_run_starts_is_killed_started_again_and_ended(cli, tmp
     """The same generation; a server killed after the first step gets the adapter again, and none is left."""
     command = json.dumps([PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model"])
     at = ["policy=vllm", f"target_agent.policy.base={BASE}", f"target_agent.policy.vllm.command={command}"]
-    at += [f"target_agent.policy.vllm.args={json.dumps(shlex.split(ON_CPU))}"]
+    at += [f"target_agent.policy.vllm.args={json.dumps(shlex.split(ON_CPU))}", "target_agent.policy.vllm.owner=stage"]
     environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
     seen: set[int] = set()
     killed: list[int] = []

@@ -149,20 +149,22 @@ def _select_gpu(environ: MutableMapping[str, Any], rank: int) -> None:
 
     The GPUs that no process of this machine trains on are left in SIA_SERVER_CARDS, for servers that one starts.
     """
-    visible = environ.get("CUDA_VISIBLE_DEVICES")
+    visible, local = environ.get("CUDA_VISIBLE_DEVICES"), int(environ.get("LOCAL_WORLD_SIZE", "1"))
     names = _all_gpus() if visible is None else [name for name in visible.split(",") if name]
-    if names:
-        environ["SIA_SERVER_CARDS"] = ",".join(names[int(environ.get("LOCAL_WORLD_SIZE", "1")) :])
+    if len(names) >= local:  # fewer were refused, unless all compute on CPUs: servers may take what there is
+        environ["SIA_SERVER_CARDS"] = ",".join(names[local:])
         environ["CUDA_VISIBLE_DEVICES"] = names[rank]
-    elif visible is None:
-        environ["CUDA_VISIBLE_DEVICES"] = str(rank)
     environ["LOCAL_RANK"] = "0"
 
 
 def _all_gpus() -> list[str]:
-    """Return the numbers of this machine's GPUs of NVIDIA, without torch, which would fix what is visible."""
+    """Return the numbers of this machine's GPUs, of NVIDIA's without torch, which could fix what is visible."""
     folder = Path("/proc/driver/nvidia/gpus")
-    return [str(number) for number in range(len(list(folder.iterdir())))] if folder.is_dir() else []
+    if folder.is_dir():
+        return [str(number) for number in range(len(list(folder.iterdir())))]
+    import torch
+
+    return [str(number) for number in range(torch.cuda.device_count())]
 
 
 if __name__ == "__main__":
