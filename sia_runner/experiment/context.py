@@ -215,7 +215,9 @@ class RunContext(Components):
             return PolicyBackend(spec, RequestForwarder(lambda: VllmPolicy(spec, served, engine)))
         if spec.backend == "vllm":
             servers = self._vllm_servers()
-            return PolicyBackend(spec, RequestForwarder(lambda: VllmPolicy(spec, served, engine, servers), servers))
+            here = not isinstance(self.config.compute, SlurmComputeConfig)
+            service = RequestForwarder(lambda: VllmPolicy(spec, served, engine, servers), servers)
+            return PolicyBackend(spec, service, starts_here=here)
         return PolicyBackend(spec, RequestBatcher(engine))
 
     def _vllm_servers(self) -> "ManagedServers | SharedServers":
