@@ -31,6 +31,7 @@ _POLL_SECONDS = 0.25
 _DYING_SECONDS = 5.0  # from an engine's failure to the end of its server
 _LOG_BYTES = 256 << 10  # of a log's end, in which the cause of an end is looked for
 _ERROR = re.compile(r"\b(\w+(Error|Exception)|error): .+")
+_HARMLESS = re.compile(r"\b(DEBUG|INFO|WARNING) \d\d-\d\d ")  # which name errors that may happen
 _CLOSE_SECONDS = 5.0  # beyond those that a guard takes
 # Of the process that starts a server, which would take itself for a part of its group.
 _FOREIGN = ("RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -434,5 +435,5 @@ def _telling_line(server: _Managed) -> str:
         file.seek(max(server.log_start, file.seek(0, os.SEEK_END) - _LOG_BYTES))
         lines = strip_control_characters(file.read().decode(errors="replace")).splitlines()
     lines = [line.strip() for line in lines if line.strip()]
-    errors = [match[0] for line in lines if (match := _ERROR.search(line))]
+    errors = [match[0] for line in lines if not _HARMLESS.search(line) and (match := _ERROR.search(line))]
     return ([*errors, *lines[-1:]] or ["its log is empty"])[0][:300]

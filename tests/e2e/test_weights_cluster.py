@@ -166,11 +166,6 @@ def lose_node(run: Update, step: int) -> None:
         bring_up()  # the node too
 
 
-def requeue(run: Update, job: str, step: int) -> None:
-    until(lambda: run.saved(step), 600, 0.02)
-    said("scontrol", "requeue", job)
-
-
 def result(run: Update) -> tuple:
     """Return all that a run ends with: scores, the tokens of all answers, the curve, and the adapter."""
     generation = run.cli.run / "gen_2"

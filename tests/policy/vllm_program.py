@@ -74,6 +74,7 @@ if __name__ == "__main__":
     noted = {"arguments": ARGUMENTS, "cards": os.environ.get("CUDA_VISIBLE_DEVICES"), "engine": engine.pid}
     (FOLDER / f"{os.getpid()}.json").write_text(json.dumps(noted | {"rank": os.environ.get("RANK")}))
     if there("broken"):
+        print("(APIServer) WARNING 11-29 [utils.py:2] This can cause errors like `OSError: Too many open files`.")
         print("(EngineCore) ERROR 11-29 [core.py:1] ValueError: No available memory for the cache blocks.")
         print("RuntimeError: Engine core initialization failed. See root cause above.")
         sys.exit(1)
