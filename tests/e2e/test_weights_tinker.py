@@ -193,11 +193,12 @@ class BrokenRun:
         self.cli, self.books = cli, ServerBooks()
         self.runner = cli.start(*overrides(folder), f"hydra.run.dir={cli.run}", process_group=0)
 
-    def until_in_a_step(self) -> None:
+    def until_in_a_step(self, steps: int = 1) -> None:
+        """Wait until the server computes a gradient that more than `steps` have gone before."""
         deadline = time.monotonic() + PATIENCE
         while True:
             sent = self.books.requests("FORWARD_BACKWARD")
-            if curve_of(self.cli.run) and len(sent) > 1 and sent[-1][1] == "PENDING":
+            if curve_of(self.cli.run) and len(sent) > steps and sent[-1][1] == "PENDING":
                 return
             assert self.runner.poll() is None and time.monotonic() < deadline, self.runner.communicate()[0]
             time.sleep(0.02)
@@ -224,15 +225,6 @@ class BrokenRun:
         assert ledger["trained"] > unbroken.trained, "what the kills have wasted is counted"
 
 
-@ours
-def test_kill_of_the_runner_in_an_update(cli: Cli, tmp_path: Path, unbroken: Unbroken) -> None:
-    run = BrokenRun(cli, tmp_path)
-    run.until_in_a_step()
-    os.killpg(run.runner.pid, signal.SIGKILL)
-    run.runner.wait()
-    run.resume(unbroken)
-
-
 @pytest.fixture
 def start_again() -> Iterator[Callable[[], None]]:
     """Start the server again on the same database; it is up afterwards, whatever the test has done."""
@@ -246,7 +238,7 @@ def start_again() -> Iterator[Callable[[], None]]:
 
 
 @ours
-def test_kill_of_the_server_in_an_update(
+def test_kill_of_the_server_in_an_update_and_then_of_the_runner_in_the_same_one(
     cli: Cli, tmp_path: Path, unbroken: Unbroken, start_again: Callable[[], None]
 ) -> None:
     run = BrokenRun(cli, tmp_path)
@@ -258,6 +250,11 @@ def test_kill_of_the_server_in_an_update(
     refused = cli(f"resume={cli.run}", timeout=240)
     assert refused.returncode != 0 and "cannot be reached" in refused.stdout + refused.stderr
     start_again()
+    gradients = len(run.books.requests("FORWARD_BACKWARD"))
+    run.runner = cli.start(f"resume={cli.run}", process_group=0)
+    run.until_in_a_step(gradients)
+    os.killpg(run.runner.pid, signal.SIGKILL)
+    run.runner.wait()
     run.resume(unbroken)
 
 
