@@ -27,6 +27,9 @@ _CANARY_TOKENS = 8  # the least that tell noise from an effect
 _ROUNDING = 1e-5  # nats per token: smaller effects drown in float32
 # Nats, root mean square: of smaller effects a server that computes in 16 bits may round nearly all away, or half.
 _SEEN_FROM, _HALF_SEEN_FROM = 0.3, 1.0
+# A server that answers alike with and without the adapter, not even rounding otherwise, does not have it: of effects
+# from .01 nats on. One in 16 bits that has it showed changes of a sixth and more of the effect.
+_SILENT, _SILENT_FROM = 0.05, 0.01
 _CANARY_ERROR = 0.1  # greatest standard error of a share that decides
 
 
@@ -74,6 +77,7 @@ class Effect:
     share: float
     error: float  # standard error of the share; inf: the adapter has no effect yet, or there are too few tokens
     size: float = 0.0  # root mean square of the effect on the learner's logprobs, nats
+    changes: float = 0.0  # root mean square of the server's own differences, whatever their direction, over `size`
 
 
 def effect_at_server(server: RowNumbers, server_base: RowNumbers, learner: RowNumbers, base: RowNumbers) -> Effect:
@@ -92,7 +96,8 @@ def effect_at_server(server: RowNumbers, server_base: RowNumbers, learner: RowNu
         return Effect(0.0, math.inf)
     share = float(effect_t @ server_effect_t) / strength
     noise = float(np.sum((server_effect_t - share * effect_t) ** 2)) / (tokens - 1)
-    return Effect(share, math.sqrt(noise / strength), math.sqrt(strength / tokens))
+    changes = math.sqrt(float(server_effect_t @ server_effect_t) / strength)
+    return Effect(share, math.sqrt(noise / strength), math.sqrt(strength / tokens), changes)
 
 
 def adapter_is_served(score: Score, learner: Learner, rows: Sequence[TrainingRow], temperature: float) -> bool:
@@ -121,7 +126,8 @@ def adapter_is_served(score: Score, learner: Learner, rows: Sequence[TrainingRow
     if effect.error > _CANARY_ERROR * expected:
         return False
     if effect.share < expected / 2:
-        if effect.size < (_SEEN_FROM if effect.share <= 3 * effect.error else _HALF_SEEN_FROM):
+        least = _SEEN_FROM if effect.share <= 3 * effect.error else _HALF_SEEN_FROM
+        if effect.size < (_SILENT_FROM if effect.changes <= _SILENT else least):
             return False
         raise PolicyError(
             f"the server answers without the adapter that was published: it shows {effect.share:.0%} of its effect on "
