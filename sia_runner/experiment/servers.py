@@ -21,7 +21,7 @@ from sia_runner.experiment.resources import SERVERS
 from sia_runner.policy.shared_servers import (
     ENDED,
     Addresses,
-    KeptServers,
+    ServerKeeper,
     ServersJob,
     read_addresses,
     read_ticket,
@@ -99,13 +99,13 @@ class ServersHere(RunServers):
 
     def __init__(self, folder: Path, record: Callable[..., object], spec: PolicyConfig, rank: int) -> None:
         super().__init__(folder, record)
-        self._kept = KeptServers(spec, rank, folder, self._say)
+        self._server_keeper = ServerKeeper(spec, rank, folder, self._say)
 
     def _start(self) -> None:
-        self._kept.start()
+        self._server_keeper.start()
 
     def _close(self) -> None:
-        self._kept.close(ENDED)
+        self._server_keeper.close(ENDED)
 
 
 class ServersInJob(RunServers):

@@ -67,7 +67,7 @@ def read_addresses(folder: Path) -> Addresses:
         return Addresses()
 
 
-class KeptServers:
+class ServerKeeper:
     """Servers of this process whose addresses are in the file of `folder`; any thread may call."""
 
     def __init__(
@@ -292,12 +292,12 @@ class SharedServers:
         with self._lock:
             if not at_once and time.monotonic() - self._looked < _LOOK:
                 return
-            self._addresses = found = read_addresses(self._folder)
-            for start in self._servers.keys() - found.servers.keys():
+            self._addresses = addresses = read_addresses(self._folder)
+            for start in self._servers.keys() - addresses.servers.keys():
                 del self._servers[start]
-            for start, url in found.servers.items():
+            for start, url in addresses.servers.items():
                 if start not in self._servers:
-                    self._servers[start] = _Shared(start, VllmServer(url, found.key))
+                    self._servers[start] = _Shared(start, VllmServer(url, addresses.key))
             for server in self._servers.values():
                 server.silent = server.silent and not server.client.is_healthy()
             self._looked = time.monotonic()
@@ -319,7 +319,7 @@ class SharedServers:
 
 
 def write_ticket(folder: Path, ticket: str, job: str = "") -> None:
-    """Say which job keeps the servers of a run; its number follows once it is known."""
+    """Record which job keeps the servers of a run; its number follows once it is known."""
     folder.mkdir(parents=True, exist_ok=True)
     write_bytes(folder / "job.json", json.dumps({"ticket": ticket, "job": job}).encode())
 
@@ -350,26 +350,26 @@ class ServersJob:
             signal.signal(number, lambda *_: stopped.set())
         if read_ticket(self.folder)[0] != self.ticket:
             return
-        kept = KeptServers(self.spec, self.rank, self.folder, _print, socket.gethostname())
-        kept.start()
-        looked = attended = time.monotonic()
-        while not stopped.wait(_LOOK * 4) and not kept.failure:
+        servers = ServerKeeper(self.spec, self.rank, self.folder, _print, socket.gethostname())
+        servers.start()
+        last_look = last_holder = time.monotonic()
+        while not stopped.wait(_LOOK * 4) and not servers.failure:
             keeper = read_addresses(self.folder).keeper
-            if keeper not in ("", kept.keeper) or read_ticket(self.folder)[0] != self.ticket:
-                kept.leave()
+            if keeper not in ("", servers.keeper) or read_ticket(self.folder)[0] != self.ticket:
+                servers.leave()
                 return
             if not keeper:  # the process of the run took this job for one that waits
-                kept.repeat()
+                servers.repeat()
             time_now = time.monotonic()
-            if time_now - looked > _LEASE_LOOK:
-                looked = time_now
-                attended = time_now if lease_is_held(self.run) else attended
-            if time_now - attended > _ALONE + _LEASE_LOOK:
-                kept.close(ENDED)
+            if time_now - last_look > _LEASE_LOOK:
+                last_look = time_now
+                last_holder = time_now if lease_is_held(self.run) else last_holder
+            if time_now - last_holder > _ALONE + _LEASE_LOOK:
+                servers.close(ENDED)
                 return
-        kept.close()
-        if kept.failure:
-            _print(kept.failure)
+        servers.close()
+        if servers.failure:
+            _print(servers.failure)
             os._exit(1)  # a job that failed
 
 

@@ -111,12 +111,12 @@ def finished_curves(training: TrainingRecord) -> dict[str, list[tuple[int, float
 
 @dataclass(frozen=True, slots=True)
 class FinalTestResult:
-    """One use of the test set. `standing`: lines on an official grader's score and medal, none if there are none."""
+    """One use of the test set. `leaderboard`: lines on an official grader's score and medal, none if there are none."""
 
     generation: int | None
     score: Score | None
     outcomes: Mapping[str, int]
-    standing: list[str]
+    leaderboard: list[str]
 
 
 def read_test_results(journal: JournalReader) -> list[FinalTestResult]:

@@ -14,7 +14,7 @@ from sia_runner.config.training import PolicyConfig
 from sia_runner.policy.shared_servers import (
     ENDED,
     Addresses,
-    KeptServers,
+    ServerKeeper,
     ServersJob,
     SharedServers,
     addresses_file,
@@ -38,7 +38,7 @@ class Kept(Managed):
         self.folder.mkdir(parents=True)
         command = {"servers": 2, "command": [sys.executable, str(PROGRAM)], "args": ["--folder", str(self.folder)]}
         self.spec = PolicyConfig(base="a/base", backend="vllm", vllm=command | settings)
-        self.servers = KeptServers(self.spec, 24, self.shared, self.lines.append)
+        self.servers = ServerKeeper(self.spec, 24, self.shared, self.lines.append)
 
     def start(self):
         self.servers.start()
@@ -167,8 +167,8 @@ from pathlib import Path
 from tests.policy.test_shared_servers import Kept
 kept = Kept.__new__(Kept)
 kept.spec, kept.shared = pickle.loads(Path(sys.argv[2]).read_bytes())
-from sia_runner.policy.shared_servers import KeptServers
-KeptServers(kept.spec, 24, kept.shared, print).start()
+from sia_runner.policy.shared_servers import ServerKeeper
+ServerKeeper(kept.spec, 24, kept.shared, print).start()
 time.sleep(600)
 """
 CLIENT = """
@@ -281,7 +281,7 @@ def test_the_job_ends_when_it_is_told_to_and_stages_wait_for_the_next(kept, job)
         assert process.wait(15) == 0 and not one.left()
         assert read_addresses(one.shared) == Addresses(read_addresses(one.shared).keeper)
         job(one)
-        assert ask(client) == ANSWER and client.interruptions == 1
+        assert ask(client) == ANSWER and client.interruptions in (1, 2)  # a request that failed, if any, and the wait
 
 
 def test_the_job_ends_by_itself_when_no_process_has_the_run(kept, job):

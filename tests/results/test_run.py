@@ -47,7 +47,7 @@ def test_medals_are_those_of_the_test_and_what_is_no_standing_is_left_out(tmp_pa
     events = [done(n, "verify", generation=n, standing=item) for n, item in enumerate(given, 1)]
     tests = [(name, fields | {"step": f"test/gen_{n}"}) for n, (name, fields) in enumerate(events, 1)]
     journal(tmp_path, *tests)
-    lines = [test.standing for test in read_test_results(looked(RunReader(tmp_path)).journal)]
+    lines = [test.leaderboard for test in read_test_results(looked(RunReader(tmp_path)).journal)]
     assert lines == [["our own grader: 0.50000; no leaderboard is at hand, so no medal"], [], [], [], []]
 
 

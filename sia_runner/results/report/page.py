@@ -137,7 +137,7 @@ def _template_environment() -> Environment:
         "percent": tables.is_percent,
         "cells": tables.row_cells,
         "published": tables.published_captions,
-        "standings": tables.standing_captions,
+        "leaderboards": tables.leaderboard_captions,
     }
     return environment
 

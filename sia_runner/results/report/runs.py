@@ -156,9 +156,9 @@ class ReportedRun:
         return self.tested(self.best)
 
     @property
-    def standing(self) -> Sequence[str]:
+    def leaderboard(self) -> Sequence[str]:
         """Lines on an official grader's and a leaderboard's result for the best candidate; empty for tasks without."""
-        return self.tests[self.best].standing if self.best is not None and self.best in self.tests else ()
+        return self.tests[self.best].leaderboard if self.best is not None and self.best in self.tests else ()
 
 
 def read_run(source: RunSource) -> ReportedRun:

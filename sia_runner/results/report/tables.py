@@ -206,14 +206,14 @@ def _group_sentence(section: ReportSection) -> str:
         return f"{group.label}: selected on test, since the task cannot be split."
     n = next((run.final.n for run in group.runs if run.final), None)
     looked = f"{n} test questions, looked at {section.looks} times in {len(group.runs)} runs."
-    standing = [] if n is None else standing_captions(group)
+    leaderboards = [] if n is None else leaderboard_captions(group)
     first = f"{group.label}: {'no run has a test score.' if n is None else looked}"
-    return " ".join([first, *standing, *published_captions(group)])
+    return " ".join([first, *leaderboards, *published_captions(group)])
 
 
-def standing_captions(group: ComparableGroup) -> list[str]:
+def leaderboard_captions(group: ComparableGroup) -> list[str]:
     """Return what official graders and leaderboards say of the best candidates of a group."""
-    return [f"{run.name}: {'; '.join(run.standing)}." for run in group.runs if run.standing]
+    return [f"{run.name}: {'; '.join(run.leaderboard)}." for run in group.runs if run.leaderboard]
 
 
 def published_captions(group: ComparableGroup) -> list[str]:

@@ -158,7 +158,7 @@ def test_a_difference_and_a_tie_are_called_by_their_names():
 def test_an_official_graders_medal_stands_with_the_run_and_in_the_captions():
     line = "mlebench's grader: 0.81609; bronze medal, above the median of 2,000 teams"
     runs = both(0, HALF, MORE)
-    runs[1].tests[2] = replace(runs[1].tests[2], standing=[line, HOSTILE])
+    runs[1].tests[2] = replace(runs[1].tests[2], leaderboard=[line, HOSTILE])
     result = report_sections(runs)
     shown = Page(render_page(result, runs, []))
     output = f"{runs[1].name}: {line}; {HOSTILE}."
