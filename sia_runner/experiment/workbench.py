@@ -76,8 +76,10 @@ _TRIAL_OUTPUT_BYTES = 4 * 1024  # bytes shown of what a trial printed
 class ProposalWorkbench:
     """The workbench of one proposal in `folder`; harnesses run on the weights of `parent`, and trials are stored."""
 
-    def __init__(self, context: RunContext, n: int, folder: Path, parent: int | None) -> None:
+    def __init__(self, context: RunContext, n: int, folder: Path, parent: int | None, model: str | None = None) -> None:
+        """Build it. `model`: of search.proposer_models, the one that answers; None: the provider's own."""
         self._context, self._n, self._folder, self._parent = context, n, folder, parent
+        self._model = None if model == getattr(context.config.meta_provider, "model", None) else model
         self._adapter = context.run.adapter_of(parent)
         self._dialogue = RecordedReplies(folder / "dialogue.jsonl")
 
@@ -156,7 +158,8 @@ class ProposalWorkbench:
         return share if any(fold.train for fold in task.rounds("trial")) else 1.0, questions
 
     def _grant(self, calls: int | None = None) -> Grant:
-        return Grant("meta", self._n, f"gen_{self._n}", "propose", self._folder / "proposer.jsonl", calls=calls)
+        path = self._folder / "proposer.jsonl"
+        return Grant("meta", self._n, f"gen_{self._n}", "propose", path, calls=calls, model=self._model)
 
     def _trial(self, files: Files, train_fraction: float, questions: int | None) -> Trial:
         from filelock import FileLock

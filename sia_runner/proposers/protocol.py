@@ -109,6 +109,7 @@ class Brief:
     incumbent: int | None  # generation of the best accepted candidate so far
     higher_is_better: bool
     parent: int | None = None  # generation whose harness is to be extended, as `search` chose; None in generation 1
+    partner: int | None = None  # a generation to merge with it: evidence/partner; None: extend the parent alone
     weights: WeightsLever | None = None  # None: the harness is the only lever of this proposal
     sibling: int = 0  # index among the parallel proposals, from 0
     blind: bool = False  # a search without feedback (a control arm): draw at random, and try nothing out

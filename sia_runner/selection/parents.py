@@ -1,37 +1,65 @@
-"""Chooses the parent of a proposal and detects a plateau: pure functions of the history."""
+"""Chooses the parents of a proposal, the best of parallel ones, and detects a plateau: pure functions of history."""
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import takewhile
 from random import Random
 from statistics import fmean, pstdev
 
 from sia_runner.config.experiment import SearchConfig
-from sia_runner.records import Lever, PastGeneration, Status
+from sia_runner.records import Lever, PastGeneration, Status, Trial
+from sia_runner.selection.islands import island_leader
+from sia_runner.selection.pareto import DevValues, draw_parents, group_means
 
 # Steepness of the sigmoid: one unit above the midpoint counts 7.4 times as much as one unit below it.
 _STEEPNESS = 2.0
 
 
-def choose_parent(
-    search: SearchConfig,
-    history: Sequence[PastGeneration],
-    incumbent: int | None,
-    seed: str,
-    higher_is_better: bool,
-) -> int | None:
-    """Return the generation that a proposal extends: the incumbent, the newest scored candidate, or one drawn by score.
+@dataclass(frozen=True, slots=True)
+class ParentChoice:
+    """The generation that a proposal extends (None while there is none), and one that it merges with it, or None."""
 
-    None while there is none. The same `seed` draws the same from the same history.
-    """
-    scored = [past for past in history if past.val is not None]
-    if search.name == "greedy" or not scored:
-        return incumbent
-    if search.name == "last":
-        return scored[-1].n
-    chances = archive_weights(history, search.novelty_weight, higher_is_better)
-    return Random(seed).choices(list(chances), list(chances.values()))[0]
+    parent: int | None
+    partner: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ParentSearch:
+    """The choice of parents by the group `search` of a run with this seed."""
+
+    search: SearchConfig
+    seed: int
+    higher_is_better: bool
+    dev_values: Callable[[int], DevValues]  # of a scored candidate's own questions; read for `pareto` alone
+
+    def choose(
+        self, n: int, history: Sequence[PastGeneration], incumbent: int | None, sibling: int = 0
+    ) -> ParentChoice:
+        """Return the parents of generation `n`'s proposal. The same from the same history, however often."""
+        search, better, seed = self.search, self.higher_is_better, f"{self.seed}:{n}:{sibling}"
+        scored = [past.n for past in history if past.val is not None]
+        if search.name == "greedy" or not scored:
+            return ParentChoice(incumbent)
+        match search.name:
+            case "last":
+                return ParentChoice(scored[-1])
+            case "archive":
+                chances = archive_weights(history, search.novelty_weight, better)
+                return ParentChoice(Random(seed).choices(list(chances), list(chances.values()))[0])
+            case "islands":
+                leader = island_leader(history, n, search.islands, search.migrate_every, better)
+                return ParentChoice(incumbent if leader is None else leader)
+            case "pareto":
+                groups = {k: group_means(self.dev_values(k), search.dev_groups, self.seed) for k in scored}
+                return ParentChoice(*draw_parents(groups, search.merge_fraction, better, Random(seed)))
+
+
+def best_trial(trials: Mapping[int, Trial], higher_is_better: bool) -> int:
+    """Return which of parallel proposals is best on dev: of equal ones the first; a failed one only if all failed."""
+    sign = 1 if higher_is_better else -1
+    return max(trials, key=lambda k: (not trials[k].failure, sign * trials[k].value, -k))
 
 
 def archive_weights(history: Sequence[PastGeneration], novelty: float, higher_is_better: bool) -> dict[int, float]:
@@ -61,6 +89,11 @@ def parents_by_generation(history: Sequence[PastGeneration]) -> dict[int, int | 
         if past.status == Status.ACCEPTED:
             incumbent = past.n
     return parents
+
+
+def verdicts_available(n: int, in_flight: int) -> int:
+    """Return on how many verdicts proposal `n` is based: all but those of the `in_flight` - 1 candidates before it."""
+    return 0 if n == 1 else max(1, n - in_flight)
 
 
 def plateau_reason(search: SearchConfig, history: Sequence[PastGeneration]) -> str:

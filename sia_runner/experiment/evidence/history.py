@@ -35,6 +35,7 @@ def history_json(history: Sequence[PastGeneration]) -> list[Json]:
         {
             "generation": past.n,
             "parent": parents[past.n],
+            **({"partner": past.partner} if past.partner else {}),
             "lever": past.lever.value,
             "title": past.title,
             "status": past.status,
@@ -66,6 +67,7 @@ def _render_candidate(run: RunDir, past: PastGeneration, parent: int | None, pri
     generation, changes = run.generation(past.n), "(no harness was built)"
     proposal: Json = read_json(generation.proposal) if generation.proposal.is_file() else {}
     against = f"generation {parent}" if parent else "nothing: it was the first harness"
+    merges = [f"- merged with generation {past.partner}"] if past.partner else []
     if generation.harness.is_dir():
         before = read_harness(run.generation(parent).harness) if parent else {}
         changes = harness_diff(before, read_harness(generation.harness), _DIFF_BYTES)
@@ -76,6 +78,7 @@ def _render_candidate(run: RunDir, past: PastGeneration, parent: int | None, pri
         f"- val: {score_text(past.val and past.val.to_json())}",
         f"- lever: {past.lever.value}",
         f"- extended {against}",
+        *merges,
         "",
         *_section("Rationale", truncate_bytes(str(proposal.get("rationale", "")), _RATIONALE_BYTES)),
         *_section(f"Changes against {against}", changes),

@@ -256,7 +256,10 @@ def generations_csv(of: Sequence[ReportedRun]) -> str:
         {
             **_run_columns(run),
             "generation": g.n,
-            **{key: getattr(g, key) for key in ("lever", "algorithm", "status", "parent", "title", "reason")},
+            **{
+                key: getattr(g, key)
+                for key in ("lever", "algorithm", "status", "parent", "partner", "model", "title", "reason")
+            },
             **score_columns("val", g.val),
             "outcomes": " ".join(f"{kind}={count}" for kind, count in g.outcomes.items()),
             "seconds": round(sum(g.seconds.values()), 3),
