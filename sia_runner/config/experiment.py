@@ -253,7 +253,9 @@ class GuestAgentConfig(NamedConfig):
     ] = Field(alias="_target_")
     provider: ProviderConfig | None = None  # null: the experiment's provider
     turns: PositiveInt = 40  # model calls per proposal; the gateway refuses more
-    seconds: PositiveFloat = 900  # wall time of one proposal
+    seconds: PositiveFloat = 900  # wall time of one proposal, its trials included
+    trials: NonNegativeInt = 6  # runs on dev questions per proposal
+    trial_questions: PositiveInt = 8  # dev questions of one such run
 
 
 class CustomProposerConfig(CustomComponentConfig):

@@ -18,7 +18,7 @@ from aiohttp import web
 from sia_runner.config.components import HostedProvider
 from sia_runner.gateway.backends import API_PATHS, Endpoint
 from sia_runner.gateway.calls import CallRunner, record_refusal
-from sia_runner.gateway.session import AnswerCache, GatewaySession
+from sia_runner.gateway.session import AnswerCache, GatewaySession, HostService
 from sia_runner.records import GatewayAddress
 from sia_runner.wire.dialects import DIALECTS
 from sia_runner.wire.failures import CallError, FailureKind
@@ -45,6 +45,7 @@ _LOG = logging.getLogger(__name__)  # invalid HTTP from a harness must not reach
 _LOG.addHandler(logging.NullHandler())
 _LOG.propagate = False
 _COUNT_PATH = "/messages/count_tokens"
+_SERVICE_PATH = "/sia/"  # what the host does for the sandbox beside models
 
 
 class _ResponseWriter:
@@ -142,7 +143,7 @@ class GatewayServer:
         self._remove()
 
     @asynccontextmanager
-    async def session(self, grant: Grant) -> AsyncIterator[GatewaySession]:
+    async def session(self, grant: Grant, service: HostService | None = None) -> AsyncIterator[GatewaySession]:
         """Open a session whose token is valid as long as the context lasts."""
         token = f"sk-sia-{secrets.token_urlsafe(32)}"
         env = {  # what both companies' clients and litellm read
@@ -152,7 +153,7 @@ class GatewayServer:
             "SIA_MODEL": self._endpoints[grant.served].hosted.model,
             "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # the sandbox has no network to fetch another one
         }
-        session = self._sessions[token] = self._new_session(grant, env, AnswerCache(self._cache))
+        session = self._sessions[token] = self._new_session(grant, env, AnswerCache(self._cache), service)
         try:
             yield session
         finally:
@@ -163,11 +164,13 @@ class GatewayServer:
         """Return a session for one call from this process, which does not use the socket."""
         return self._new_session(grant, {}, self._own_cache)
 
-    def _new_session(self, grant: Grant, env: Mapping[str, str], cache: AnswerCache) -> GatewaySession:
+    def _new_session(
+        self, grant: Grant, env: Mapping[str, str], cache: AnswerCache, service: HostService | None = None
+    ) -> GatewaySession:
         if grant.trajectories is not None:
             grant.trajectories.parent.mkdir(parents=True, exist_ok=True)
         cached = self._endpoints[grant.served].hosted.cache and grant.sample is None
-        return GatewaySession(grant, GatewayAddress(self._socket, env), cache if cached else None)
+        return GatewaySession(grant, GatewayAddress(self._socket, env), cache if cached else None, service)
 
     def _accept(self) -> asyncio.BaseProtocol:
         server = self._runner.server
@@ -184,6 +187,8 @@ class GatewayServer:
             unknown = "this token is unknown to the gateway, or its session has ended"
             return _error_response(api, CallError("auth", unknown, status=401))
         async with session.call():
+            if request.method == "POST" and path.startswith(_SERVICE_PATH):
+                return await _serve_host(request, path.removeprefix(_SERVICE_PATH), session)
             return await self._serve(request, path, api, session)
 
     async def _serve(self, request: web.Request, path: str, api: Api, session: GatewaySession) -> web.StreamResponse:
@@ -217,6 +222,17 @@ class GatewayServer:
             return await writer.end()
         except CallError as failed:
             return await writer.fail(api, failed)
+
+
+async def _serve_host(request: web.Request, name: str, session: GatewaySession) -> web.Response:
+    try:
+        answer = await session.serve(name, await _read_body(request))
+    except CallError as failed:
+        return _error_response("openai", failed)
+    if answer is None:
+        missing = CallError("bad_request", "this session has no services of the host", status=404, sent=False)
+        return _error_response("openai", missing)
+    return _json_response(answer)
 
 
 async def _read_body(request: web.Request) -> Body:

@@ -20,7 +20,7 @@ from sia_runner.wire.requests import Objects
 
 if TYPE_CHECKING:
     from sia_runner.gateway.backends import ServedPolicy
-    from sia_runner.gateway.session import GatewaySession
+    from sia_runner.gateway.session import GatewaySession, HostService
 
 _PACKAGES = ("litellm", "aiohttp")
 _LOADING = Grant("learner", 0, "adapter", "train", None)  # pays for an adapter that a service loads to answer
@@ -89,10 +89,13 @@ class GatewayService:
         check_providers(self._providers, self._budget)
 
     @contextmanager
-    def open_session(self, grant: Grant, code: str = "") -> Iterator["GatewaySession"]:
+    def open_session(
+        self, grant: Grant, code: str = "", service: "HostService | None" = None
+    ) -> Iterator["GatewaySession"]:
         """Open a session. At the context's end its token is void; calls under way are cancelled and settled.
 
         What serves the APIs that the harness's `code` names is loaded first. Raises ProviderDown where that fails.
+        `service` answers what the sandbox posts to /sia/NAME.
         """
         running = self._running_loop(grant)
         for api, backend in self._endpoints[grant.served].backends.items():
@@ -101,7 +104,7 @@ class GatewayService:
                     running.run(backend.ready())
                 except ModelsError as error:
                     raise ProviderDown(str(error)) from None
-        context = self._server.session(grant)
+        context = self._server.session(grant, service)
         session = running.run(context.__aenter__())
         try:
             yield session
