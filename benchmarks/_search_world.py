@@ -100,21 +100,35 @@ class World:
 
 
 def propose(
-    world: World, parent: Harness, dev: Mapping[str, float], rng: Random, avoid: Collection[tuple[int, int]] = ()
+    world: World, parent: Harness, dev: Mapping[str, float], rng: Random, avoid: Collection[str] = ()
 ) -> Harness:
     """Return the parent with one more idea, for a group that fails often on dev; or with the other approach.
 
-    Ideas in `avoid` are not taken while the group has others.
+    Changes whose title is in `avoid` are not made while there are others.
     """
-    if world.landscape.trap and rng.random() < REWRITE:
+    if world.landscape.trap and rng.random() < REWRITE and "rewrite" not in avoid:
         return replace(parent, rewritten=not parent.rewritten)
     failures = [0.1] * GROUPS
     for unit, group, _ in world.dev:
         failures[group] += 1 - dev[unit]
-    group = rng.choices(range(GROUPS), failures)[0]
-    options = [idea for idea in _next_ideas(world, parent, group) if idea not in avoid]
-    options = options or list(_next_ideas(world, parent, group))
-    return replace(parent, ideas=parent.ideas | {rng.choice(options)}) if options else parent
+    ideas = {group: list(_next_ideas(world, parent, group)) for group in range(GROUPS)}
+    fresh = {group: [idea for idea in of if _title(idea) not in avoid] for group, of in ideas.items()}
+    options = fresh if any(fresh.values()) else ideas
+    weights = [failures[group] if options[group] else 0.0 for group in range(GROUPS)]
+    group = rng.choices(range(GROUPS), weights)[0] if any(weights) else 0
+    return replace(parent, ideas=parent.ideas | {rng.choice(options[group])}) if options[group] else parent
+
+
+def title_of(harness: Harness, parent: Harness) -> str:
+    """Return the title that a proposer gives its change."""
+    if harness.rewritten != parent.rewritten:
+        return "rewrite"
+    changed = sorted(harness.ideas ^ parent.ideas)
+    return _title(changed[0]) if len(changed) == 1 else "merge" if changed else "nothing"
+
+
+def _title(idea: tuple[int, int]) -> str:
+    return f"idea {idea[1]} for group {idea[0]}"
 
 
 def _next_ideas(world: World, parent: Harness, group: int) -> Sequence[tuple[int, int]]:

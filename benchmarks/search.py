@@ -21,10 +21,11 @@ from statistics import NormalDist, fmean, stdev
 from typing import Any
 
 import yaml
-from _search_world import DEV, LANDSCAPES, VAL, Harness, Landscape, World, merge, propose
+from _search_world import DEV, LANDSCAPES, VAL, Harness, Landscape, World, merge, propose, title_of
 from _table import aligned
 
 from sia_runner.config.experiment import SearchConfig
+from sia_runner.experiment.evidence.history import distil_lessons
 from sia_runner.records import Lever, Outcome, PastGeneration, Status, Trial, Usage
 from sia_runner.selection.bandit import choose_model
 from sia_runner.selection.parents import ParentSearch, best_trial, verdicts_available
@@ -42,6 +43,7 @@ class Way:
     name: str
     search: str = "greedy"
     keys: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    memory: bool = False  # the proposer reads evidence/lessons.md, and mostly heeds it
 
     def config(self) -> SearchConfig:
         """Return the configuration that `search=NAME` composes."""
@@ -62,6 +64,8 @@ WAYS = (
     Way("islands", "islands"),
     Way("width 3", keys={"proposals_per_generation": 3}),
     Way("in flight 3", keys={"parallel_candidates": 3}),
+    Way("greedy, memory", memory=True),
+    Way("islands, memory", "islands", memory=True),
 )
 
 
@@ -78,6 +82,7 @@ CLOSE = (Model("small", 0.2, 0.3), Model("medium", 1.0, 0.8), Model("large", 6.0
 APART = (Model("small", 0.1, 0.05), Model("medium", 1.0, 0.8), Model("large", 15.0, 1.0))
 BUDGETS = (8, 40)  # 4 generations, the default, and 20
 BUDGET_OF_MODELS = 120
+HEED = 0.8  # share of the lessons that a proposer heeds
 ONE_MODEL = (Model("proposer", 1.0, 1.0),)
 
 
@@ -90,6 +95,7 @@ class Simulation:
         self._parents = ParentSearch(self._search, world.seed, True, lambda n: self._dev[n])
         self._harnesses: dict[int, Harness] = {}
         self._dev: dict[int, dict[str, float]] = {}
+        self._memory, self._dev_outcomes = way.memory, dict[int, list[Outcome]]()
         self._val: dict[int, list[Outcome]] = {}
         self._history: list[PastGeneration] = []
         self.spent = 0.0
@@ -130,7 +136,13 @@ class Simulation:
             pair = harness, self._harnesses[choice.partner]
             merged = merge(self._world, pair, (self._dev[extended], self._dev[choice.partner]), rng)
             return merged, extended, choice.partner
-        return propose(self._world, harness, self._dev[extended], rng), extended, None
+        avoid = self._lessons(available, rng) if self._memory else set[str]()
+        return propose(self._world, harness, self._dev[extended], rng, avoid), extended, None
+
+    def _lessons(self, available: Sequence[PastGeneration], rng: Random) -> set[str]:
+        """Return the titles that the product's list names, most of them: a proposer does not heed all it reads."""
+        lessons = distil_lessons(available, self._dev_outcomes.__getitem__, higher_is_better=True)
+        return {lesson.title for lesson in lessons if rng.random() < HEED}
 
     def _try(self, harness: Harness, run: str) -> Trial:
         dev, _ = self._world.answer(harness, f"trial {run}")
@@ -146,13 +158,14 @@ class Simulation:
         old, rule = None if incumbent is None else self._val[incumbent], self._search.accept
         verdict = accept_or_reject(val, old, str(rule.rule), rule.level, higher_is_better=True, seed=self._world.seed)
         self._harnesses[n], self._val[n] = harness, val
+        self._dev_outcomes[n] = dev
         self._dev[n] = {outcome.unit: outcome.value for outcome in dev}
         self.chosen.append(model)
         self._history.append(
             PastGeneration(
                 n,
                 Lever.HARNESS,
-                f"candidate {n}",
+                title_of(harness, self._harnesses[parent]) if parent else "first",
                 verdict.status,
                 verdict.reason,
                 score_with_interval(val),

@@ -352,6 +352,7 @@ class EvidenceConfig(ConfigSection):
 
     max_failures: NonNegativeInt = 200  # dev failures shown to the proposer
     max_kib: PositiveInt = 512  # KiB of failures and trajectories together
+    memory: bool = True  # a list of what failed and why, made from all earlier candidates
 
 
 class ControlConfig(ConfigSection):

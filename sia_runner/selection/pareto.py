@@ -5,36 +5,33 @@ here; what becomes the incumbent, val alone decides.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from random import Random
 from statistics import fmean
-from typing import Any
 
-DevValues = Mapping[str, float]  # dev question -> value of a candidate's outcome, in metric units
+DevValues = Mapping[str, float]  # dev question, or group of them -> a candidate's value, in metric units
 
 
-def group_means(values: DevValues, groups: int | None, seed: int) -> dict[Hashable, float]:
+def group_means(values: DevValues, groups: int | None, seed: int) -> dict[str, float]:
     """Return the mean value of each group. `groups` None: each question is one; else they are dealt at random."""
     if groups is None:
         return dict(values)
     units = sorted(values)
     Random(f"{seed}:groups").shuffle(units)
-    dealt: dict[Hashable, list[float]] = defaultdict(list)
+    dealt: dict[str, list[float]] = defaultdict(list)
     for position, unit in enumerate(units):
-        dealt[position % groups].append(values[unit])
+        dealt[str(position % groups)].append(values[unit])
     return {group: fmean(members) for group, members in dealt.items()}
 
 
-def pareto_front(
-    candidates: Mapping[int, Mapping[Hashable, float]], higher_is_better: bool
-) -> dict[int, frozenset[Hashable]]:
+def pareto_front(candidates: Mapping[int, DevValues], higher_is_better: bool) -> dict[int, frozenset[str]]:
     """Return the groups on which each candidate is best or as good as the best, without candidates that add none.
 
     A candidate adds none if the others are best on all of its groups too: those go first that are worst in all, of
     equal ones the newest. The groups must be the same for all.
     """
     sign = 1 if higher_is_better else -1
-    best: dict[Hashable, float] = {}
+    best: dict[str, float] = {}
     for values in candidates.values():
         for group, value in values.items():
             best[group] = max(best.get(group, sign * value), sign * value)
@@ -49,14 +46,14 @@ def pareto_front(
     return front
 
 
-def front_weights(front: Mapping[int, frozenset[Hashable]]) -> dict[int, float]:
+def front_weights(front: Mapping[int, frozenset[str]]) -> dict[int, float]:
     """Return how likely each survivor is extended: its groups, each shared by those that are best on it."""
     holders = Counter(group for groups in front.values() for group in groups)
     return {n: sum(1 / holders[group] for group in groups) for n, groups in front.items()}
 
 
 def draw_parents(
-    candidates: Mapping[int, Mapping[Hashable, float]], merge_fraction: float, higher_is_better: bool, rng: Random
+    candidates: Mapping[int, DevValues], merge_fraction: float, higher_is_better: bool, rng: Random
 ) -> tuple[int, int | None]:
     """Draw the survivor that a proposal extends and, in `merge_fraction` of the cases, one to merge with it.
 
@@ -71,7 +68,7 @@ def draw_parents(
     return parent, rng.choices(others, [better[n] for n in others])[0] if others else None
 
 
-def better_groups(one: Mapping[Any, float], other: Mapping[Any, float], higher_is_better: bool) -> list[Any]:
+def better_groups(one: DevValues, other: DevValues, higher_is_better: bool) -> list[str]:
     """Return the groups (or questions) on which `one` has a better value than `other`."""
     sign = 1 if higher_is_better else -1
     return [group for group, value in one.items() if sign * value > sign * other[group]]

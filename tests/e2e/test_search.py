@@ -1,6 +1,7 @@
 """Whole runs with a proposer of ours: the candidate that is extended, the width, and the stop at a plateau."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.harnesses import MAJORITY, RAREST, WORDS
 from tests.provider import Answer, ProviderServer
-from tests.scripts.serving import KEY
+from tests.scripts.serving import KEY, use
 
 PROPOSER = """
 import json, pathlib
@@ -167,3 +168,35 @@ def test_of_several_models_each_is_tried_and_the_journal_says_which_one_proposed
     assert [p["model"] for p in proposals(cli)] == ["a", "a", "b"]
     usage = cli.summary["usage"]
     assert (usage["calls"], usage["tokens"]) == (tally.calls, tally.input_tokens + tally.output_tokens)
+
+
+IDEAS = {"count the rarest": RAREST, "always say the commonest": MAJORITY, "look at pairs of words": WORDS}
+
+
+def heeding(request):
+    """A model that makes the first change that the prompt's list of failures does not name."""
+    found = re.search(r"This is generation (\d+) of", request.text)
+    if not found:
+        return Answer("", tool_calls=(("submit", SUBMIT | {"title": "the first harness"}),))
+    failed = re.search(r"## What failed, and why\n\n(.*?)\n\n", request.text, re.DOTALL)
+    title = next(title for title in IDEAS if title not in (failed[1] if failed else ""))
+    write = {"path": "harness/target_agent.py", "content": f"# {found[1]}\n{IDEAS[title]}"}
+    return Answer("", tool_calls=(("write_file", write), ("submit", SUBMIT | {"title": title})))
+
+
+SUBMIT = {"rationale": "it may help", "expected_effect": "more right answers"}
+
+
+@pytest.mark.slow
+def test_a_model_that_heeds_the_memory_reaches_what_it_misses_without_it(cli):
+    titles = {}
+    for memory in ("true", "false"):
+        cli.run = cli.folder / memory
+        with ProviderServer(heeding) as server:
+            of = ["meta_agent=llm", "target_agent=script", "max_gen=4", *use(server.base_url)]
+            done = cli(*of, f"evidence.memory={memory}", f"hydra.run.dir={cli.run}", env=KEY)
+            assert done.returncode == 0, done.stdout + done.stderr
+        titles[memory] = [(g["title"], g["status"]) for g in cli.summary["generations"][1:]]
+    rare, common, pairs = IDEAS
+    assert titles["true"] == [(rare, "rejected"), (common, "rejected"), (pairs, "accepted")]
+    assert titles["false"] == [(rare, "rejected")] * 3

@@ -16,6 +16,7 @@ from sia_runner.experiment.evidence.candidate import (
     write_failures,
 )
 from sia_runner.experiment.evidence.history import (
+    distil_lessons,
     history_json,
     render_weights,
     score_text,
@@ -23,12 +24,13 @@ from sia_runner.experiment.evidence.history import (
     write_history,
 )
 from sia_runner.experiment.evidence.trajectories import write_trajectories
+from sia_runner.experiment.execution import outcomes_of_split
 from sia_runner.gateway.ledger_files import AccountTotals, read_totals
-from sia_runner.records import Json, PastGeneration
+from sia_runner.records import Json, Outcome, PastGeneration
 from sia_runner.selection.pareto import better_groups
 from sia_runner.store.files import read_tail
 from sia_runner.store.journal import JournalReader, minutes_spent
-from sia_runner.store.run_directory import RunDir, remove_tree, write_json, write_text
+from sia_runner.store.run_directory import RunDir, read_outcomes, remove_tree, write_json, write_text
 from sia_runner.text import one_line, strip_control_characters
 
 _OUTPUT_TAIL_BYTES = 16 * 1024  # bytes of what the parent printed
@@ -42,6 +44,7 @@ _FILE_DESCRIPTIONS = {
     "confusion.md": "how its dev questions ended, and which answers it took for which",
     "trajectories": "its model calls for some of these failures and a few successes, a file each",
     "partner": "the harness to be merged with it, and the dev questions on which the two differ",
+    "lessons.md": "what was tried and did not help, and why",
     "history": "rationale, fate and diff of every earlier candidate",
     "stdout_tail.txt": "the end of what it printed",
 }
@@ -119,9 +122,12 @@ def write_evidence(
     write_text(folder / "task.md", task.description, durable=False)
     write_json(folder / "summary.json", summary, durable=False)
     write_history(run, task, history, folder / "history")
+    lessons = _lessons(context, history) if config.evidence.memory else []
+    if lessons:
+        write_text(folder / "lessons.md", "\n".join(["# What failed, and why", "", *lessons, ""]), durable=False)
     if subject:
         _write_candidate(config, run, subject, folder)
-    write_text(folder / "overview.md", _render_overview(n, summary, folder), durable=False)
+    write_text(folder / "overview.md", _render_overview(n, summary, folder, lessons), durable=False)
 
 
 def _write_candidate(config: Experiment, run: RunDir, subject: CandidateEvidence, folder: Path) -> None:
@@ -140,8 +146,9 @@ def _write_partner(
     run: RunDir, partner: CandidateEvidence, subject: CandidateEvidence, config: Experiment, folder: Path
 ) -> Json:
     """Write the partner's harness and the dev questions on which it differs from the parent; return its summary."""
-    values = [{outcome.unit: outcome.value for outcome in candidate.dev} for candidate in (partner, subject)]
-    better, worse = (set(better_groups(*pair, partner.higher_is_better)) for pair in (values, values[::-1]))
+    own, other = ({outcome.unit: outcome.value for outcome in each.dev} for each in (partner, subject))
+    better = set(better_groups(own, other, partner.higher_is_better))
+    worse = set(better_groups(other, own, partner.higher_is_better))
     folder.mkdir()
     shutil.copytree(run.generation(partner.n).harness, folder / "harness", symlinks=True)
     for name, units, failures in (("better", better, subject.failures), ("worse", worse, partner.failures)):
@@ -150,7 +157,14 @@ def _write_partner(
     return partner.to_json() | {"better": len(better), "worse": len(worse)}
 
 
-def _render_overview(n: int, summary: Mapping[str, Any], folder: Path) -> str:
+def _lessons(context: RunContext, history: Sequence[PastGeneration]) -> list[str]:
+    def dev(n: int) -> list[Outcome]:
+        return outcomes_of_split(context, read_outcomes(context.run.generation(n).scores), "dev")
+
+    return [str(lesson) for lesson in distil_lessons(history, dev, context.task.higher_is_better)]
+
+
+def _render_overview(n: int, summary: Mapping[str, Any], folder: Path, lessons: Sequence[str]) -> str:
     metric = summary["metric"]
     better = "higher" if metric["higher_is_better"] else "lower"
     limited = [f"{amount:,.6g} {name}" for name, amount in summary["budget_left"].items() if amount is not None]
@@ -164,6 +178,7 @@ def _render_overview(n: int, summary: Mapping[str, Any], folder: Path) -> str:
         *_parent_section(summary),
         *_partner_section(summary),
         *_history_section(summary["history"]),
+        *(["## What failed, and why", "\n".join(lessons)] if lessons else []),
         *render_weights(summary["weights"]),
         *(["## Budget left", f"For this generation and those after it: {', '.join(limited)}."] if limited else []),
         "\n".join(["## Files", "", *files]),
