@@ -145,7 +145,7 @@ def start_run(config: Experiment, folder: Path, overrides: Sequence[str]) -> int
         raise RunDirectoryError(f"{folder} already holds a run; {advice}")
     config = with_equal_budget(config)
     context = RunContext(config, run)
-    _prepare(context)
+    prepare_run(context)
     folder.mkdir(parents=True, exist_ok=True)
     with RunLease(folder) as lease:
         if run.config.exists():  # another process was faster between our check and the lease
@@ -175,7 +175,7 @@ def resume_run(folder: Path, overrides: Sequence[str], answer: sign_off.SignOffA
         context = RunContext(stored_config(run, overrides), run)
         others = [override for override in overrides if not override.startswith("target_agent.policy.")]
         _check_policy_change(stored_config(run, others), context.config)
-        _prepare(context)
+        prepare_run(context)
         return _carry_out(context, lease, overrides, answer)
 
 
@@ -231,7 +231,7 @@ def stored_config(run: RunDir, overrides: Sequence[str] = ()) -> Experiment:
     return config
 
 
-def _prepare(context: RunContext) -> None:
+def prepare_run(context: RunContext) -> None:
     """Make all checks that can refuse a run before anything of it exists, the cheapest first."""
     if not sys.platform.startswith("linux"):
         raise RunDirectoryError("SIA Runner runs on Linux; on macOS use Docker, on Windows WSL2")

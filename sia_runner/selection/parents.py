@@ -53,6 +53,8 @@ class ParentSearch:
                 return ParentChoice(incumbent if leader is None else leader)
             case "pareto":
                 groups = {k: group_means(self.dev_values(k), search.dev_groups, self.seed) for k in scored}
+                if not any(groups.values()):  # the task has no dev questions to compare on
+                    return ParentChoice(incumbent)
                 return ParentChoice(*draw_parents(groups, search.merge_fraction, better, Random(seed)))
 
 

@@ -190,3 +190,9 @@ def test_of_parallel_proposals_the_best_trial_counts_and_a_failed_one_only_where
     assert best_trial({0: trial(0.5), 1: trial(0.7)}, False) == 0
     assert best_trial({0: trial(0.9, "crashed"), 1: trial(0.1)}, True) == 1
     assert best_trial({3: trial(0.0, "crashed"), 4: trial(0.0, "crashed")}, True) == 3
+
+
+def test_without_dev_questions_pareto_extends_the_incumbent():
+    history = [past(1, 0.2, "accepted"), past(2, 0.3, parent=1)]
+    chosen = ParentSearch(search("pareto"), 0, True, lambda n: {}).choose(3, history, 1)
+    assert (chosen.parent, chosen.partner) == (1, None)

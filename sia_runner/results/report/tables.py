@@ -193,6 +193,9 @@ def table_captions(sections: Sequence[ReportSection], runs: Sequence[ReportedRun
     ]
     if directed := [run.name for run in runs if run.directions]:
         sentences.append(f"No fair arms, since a person directed them: {', '.join(directed)}.")
+    sentences += [
+        f"Transfer of {run.name}, outside of all arms: {each.sentence}." for run in runs for each in run.transfers
+    ]
     incomplete = Counter(run.status for run in runs if run.status != "completed")
     if incomplete:
         counts = ", ".join(f"{count} {name}" for name, count in incomplete.items())
