@@ -98,8 +98,8 @@ class ServiceDesk:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._worker.shutdown(cancel_futures=True)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._worker.shutdown(wait=kind is None, cancel_futures=True)  # an interrupt does not wait for a trial
 
 
 _MAX_FAILURE_BYTES = 128 * 1024  # bytes of the failures of one earlier candidate

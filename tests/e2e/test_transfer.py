@@ -41,7 +41,7 @@ def server():
 
 
 @pytest.mark.slow
-def test_with_another_model_it_is_tested_once_with_the_first_harness_beside_it(cli, server, tmp_path):
+def test_with_another_model_it_is_tested_once_and_what_the_provider_refuses_is_not_recorded(cli, server, tmp_path):
     overrides = [*use(server.base_url, model="neutral"), "target_agent=model", "max_gen=2"]
     done = cli(*overrides, *cli.replay(OBEDIENT, OBEDIENT.replace("answer([", "x = 1\nanswer([")), env=KEY)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -67,21 +67,15 @@ def test_with_another_model_it_is_tested_once_with_the_first_harness_beside_it(c
     assert "→ task smoke, provider custom/positive" in (tmp_path / "report.html").read_text()
     assert "outside of all arms" in (tmp_path / "report.md").read_text()
     assert (cli.run / "journal.jsonl").read_bytes() == before, "a transfer is none of the run's own steps"
+    code, failed = transfer(cli, "provider.model=absent")
+    assert code == 2 and "absent" in failed, failed
+    others = [path for path in (cli.run / "transfers").iterdir() if path != folder]
+    assert not any(entry["event"] == "done" for path in others for entry in journal(path))
     submission = folder / "test" / f"gen_{best}" / "submission" / "submission.csv"
     submission.chmod(0o644)
     submission.write_text("id,label\n")
     broken = subprocess.run(command, capture_output=True, text=True, check=False)
     assert broken.returncode == 1 and re.search("FAULT transfer to .*changed since", broken.stdout)
-
-
-@pytest.mark.slow
-def test_a_provider_that_fails_records_nothing_and_the_same_command_tries_again(cli, server):
-    overrides = [*use(server.base_url, model="neutral"), "target_agent=model", "max_gen=1"]
-    assert cli(*overrides, *cli.replay(OBEDIENT), env=KEY).returncode == 0
-    code, said = transfer(cli, "provider.model=absent")
-    assert code == 2 and "absent" in said, said
-    folders = [*(cli.run / "transfers").glob("*/journal.jsonl")]
-    assert all(not [entry for entry in journal(path.parent) if entry["event"] == "done"] for path in folders)
 
 
 @pytest.mark.slow

@@ -120,6 +120,7 @@ class Transfer:
     final: Score | None
     initial: Score | None  # of the first harness; None where that is the best one
     gain: str  # the paired difference of the two, in words
+    looks: int  # uses of the task's test set
 
     @property
     def sentence(self) -> str:
@@ -164,6 +165,7 @@ def _read_transfer(folder: Path) -> Transfer | None:
         final=tested[best].score,
         initial=None if first is None else tested[first].score,
         gain=gain,
+        looks=len(tested),
     )
 
 
@@ -241,6 +243,7 @@ def read_run(source: RunSource) -> ReportedRun:
     generations = [replace(g, usage=usages.get(g.n)) for g in read_generations(journal, alive)]
     best, results = find_incumbent(generations), read_test_results(journal)
     tested = {result.generation: result for result in results if result.generation is not None}
+    transfers = tuple(read_transfers(source.path))
     arm, not_compared = _finished_run(source)
     faults = [journal.fault] if journal.fault else []
     # figures come from the journal: a finished run's summary that differs was edited
@@ -260,12 +263,12 @@ def read_run(source: RunSource) -> ReportedRun:
         answers={n: answers for n in tested if (answers := read_test_outcomes(source.path, journal, n))},
         usage=summary.get("usage") if isinstance(summary.get("usage"), dict) else None,
         seconds=round(sum(as_number(entry.get("seconds")) or 0.0 for _, entry in journal.done()), 1),
-        looks=len(results),
+        looks=len(results) + sum(transfer.looks for transfer in transfers if transfer.task == run.task),
         lock=as_dict(load_json(source.path, "lock.json")),
         resumed=tuple(" ".join(map(str, entry.get("overrides", []))) for entry in journal.of("resumed")),
         arm=arm,
         directions=read_directions(journal),
-        transfers=tuple(read_transfers(source.path)),
+        transfers=transfers,
         not_compared=not_compared,
         faults=tuple(faults),
     )
