@@ -125,6 +125,17 @@ def test_pareto_merges_candidates_that_are_best_on_different_dev_questions_and_s
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.slow
+def test_a_search_that_goes_on_after_its_end_draws_what_it_would_have_drawn(cli, run):
+    plan = [["words"], ["rarest"], ["majority"], ["words"], ["rarest"]]
+    whole = [(g["parent"], g.get("partner")) for g in run(plan, *MERGES, "seed=5")]
+    cli.run = cli.folder / "cut"
+    first = run(plan, *MERGES, "seed=5", "max_gen=3")
+    done = cli(f"resume={cli.run}", "max_gen=5", env={"PYTHONPATH": f"{cli.folder}:{ROOT}"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(first) == 3 and [(g["parent"], g.get("partner")) for g in cli.summary["generations"]] == whole
+
+
 TALKER = """
 from sia_runner.records import Lever, Proposal
 
