@@ -10,17 +10,13 @@ import pytest
 from sia_runner.gateway.ledger_files import read_totals
 from sia_runner.proposers.guests import ClaudeCode, OpenHands, PydanticAI
 from sia_runner.proposers.protocol import ProposerError
-from tests.harnesses import HEAD, MAJORITY, RAREST, WORDS
+from tests.harnesses import ASK, HEAD, MAJORITY, RAREST, WORDS
 from tests.proposers.guests.test_in_sandbox import HANDS, bench
 from tests.provider import Answer, ProviderServer
 from tests.scripts.serving import KEY, use
 
 # each harness makes one call, so that a trial costs one too
-CALL = (
-    "import openai\n"
-    "words = [{'role': 'user', 'content': 'hello'}]\n"
-    "openai.OpenAI().chat.completions.create(model=os.environ['SIA_MODEL'], messages=words, user=asked[0]['id'])\n"
-)
+CALL = ASK + "ask('hello', asked[0]['id'])\n"
 PLAN = [source.replace(HEAD, HEAD + CALL) for source in (MAJORITY, WORDS, RAREST)]
 
 

@@ -10,18 +10,12 @@ import sys
 import pytest
 
 from tests.conftest import ROOT
-from tests.harnesses import HEAD, MAJORITY, WORDS
+from tests.harnesses import ASK, HEAD, MAJORITY, WORDS
 from tests.provider import Answer, ProviderServer
 from tests.scripts.serving import KEY, use
 
 # answers with what the model says of the first question, for all of them
-OBEDIENT = HEAD + (
-    "import openai\n"
-    "words = [{'role': 'user', 'content': 'which label?'}]\n"
-    "tag, model = asked[0]['id'], os.environ['SIA_MODEL']\n"
-    "reply = openai.OpenAI().chat.completions.create(model=model, messages=words, user=tag)\n"
-    "answer([(q['id'], reply.choices[0].message.content) for q in asked])\n"
-)
+OBEDIENT = HEAD + ASK + "reply = ask('which label?', asked[0]['id'])\nanswer([(q['id'], reply) for q in asked])\n"
 
 
 def transfer(cli, *args):
