@@ -6,6 +6,7 @@ final tests: of the best candidate and, to see whether its gain carries over, of
 
 import hashlib
 import json
+import os
 import shutil
 from argparse import Namespace
 from collections.abc import Sequence
@@ -194,7 +195,7 @@ def _begin(run: RunDir, context: RunContext, journal: Journal, numbers: Sequence
         if reason:
             note = f"without the adapter of generation {n}, which {reason}"
         else:
-            target.adapter.symlink_to(adapter)
+            target.adapter.symlink_to(os.path.relpath(adapter, target.path.resolve()))  # the run may move
             note = f"with the adapter of generation {n}"
     write_text(folder.config, yaml.safe_dump(config.model_dump(by_alias=True), sort_keys=False, allow_unicode=True))
     write_json(folder.lock, {"run": run.path.name, "journal_head": head, "data": context.task.data_hashes()})
