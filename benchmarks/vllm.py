@@ -59,7 +59,7 @@ def main() -> None:
         print(f"{args.servers} servers answer after {time.monotonic() - began:.0f} s", flush=True)
         models = GatewayService(
             {}, folder / "ledger", BudgetConfig(), folder / "cache",
-            policy=PolicyBackend(spec, RequestForwarder(lambda: policy, servers.close)),
+            policy=PolicyBackend(spec, RequestForwarder(lambda: policy, servers)),
         )  # fmt: skip
         try:
             rows = [*measure(args, models, policy, servers, folder)]

@@ -68,6 +68,7 @@ class OutcomeKind(StrEnum):
     CRASHED = "crashed"
     TIMEOUT = "timeout"
     OUT_OF_MEMORY = "out_of_memory"
+    KILLED = "killed"  # the machine ran out of memory
     TRUNCATED = "truncated"
     RATE_LIMITED = "rate_limited"
     REFUSED = "refused"
@@ -77,7 +78,7 @@ class OutcomeKind(StrEnum):
 
 # Not the harness's fault: such a question does not count as wrong; it makes the candidate `unscored`.
 INFRASTRUCTURE_KINDS = frozenset(
-    {OutcomeKind.RATE_LIMITED, OutcomeKind.REFUSED, OutcomeKind.BUDGET, OutcomeKind.VERIFIER_ERROR}
+    {OutcomeKind.KILLED, OutcomeKind.RATE_LIMITED, OutcomeKind.REFUSED, OutcomeKind.BUDGET, OutcomeKind.VERIFIER_ERROR}
 )
 
 

@@ -135,6 +135,12 @@ def _wandb_name(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+def _hub_id(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", text):
+        raise argparse.ArgumentTypeError(f"{one_line(text) or 'empty'}: allowed: OWNER/NAME, as on the Hub")
+    return text
+
+
 def _reason(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("say why")
@@ -232,9 +238,19 @@ def verify(parser: CommandParser) -> None:
 
 
 def export(parser: CommandParser) -> None:
-    """Write the best harness of a run as a folder that runs without us."""
+    """Write the best harness of a run as a folder that runs without us, or its trajectories for other tools.
+
+    With --inspect or --atif every harness run that was verified is written instead, select and test: its questions,
+    model calls, outcomes and scores. Val and test questions are among them: show the folder to no proposer.
+    """
     _add_run(parser)
-    parser.add_argument("out", nargs="?", type=Path, metavar="DIR", help="must not exist; default: RUN_DIR's name-best")
+    text = "must not exist; default: RUN_DIR's name-best, -inspect or -atif"
+    parser.add_argument("out", nargs="?", type=Path, metavar="DIR", help=text)
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument("--inspect", action="store_true", help="logs of Inspect AI (extra `inspect`)")
+    kinds.add_argument(
+        "--atif", action="store_true", help="ATIF, the trajectory format of Harbor: a file a conversation"
+    )
 
 
 def doctor(parser: CommandParser) -> None:
@@ -281,11 +297,12 @@ def tasks(parser: CommandParser) -> None:
 
 
 def adapters(parser: CommandParser) -> None:
-    """List, show, check, merge and export trained adapters.
+    """List, show, check, merge, export and publish trained adapters.
 
     ADAPTER is a folder, as gen_2/adapter. Without --base it is loaded onto the base that it names; any other base than
     its own is refused. A service tells no hash of its weights: with --trust-base you vouch that BASE is what it trained
-    the adapter on. `adapters RUN_DIR` is `adapters list RUN_DIR`.
+    the adapter on. `adapters RUN_DIR` is `adapters list RUN_DIR`. `publish` takes its token from HF_TOKEN; a new
+    repository is private without --public.
     """
     commands = parser.add_subparsers(dest="command", required=True)
     for name, (text, words) in _ADAPTER_COMMANDS.items():
@@ -298,6 +315,18 @@ def adapters(parser: CommandParser) -> None:
             else:
                 folder = Path if word == "OUT" else _folder
                 command.add_argument(word.removesuffix("_DIR").lower(), type=folder, metavar=word)
+    publish = commands.add_parser(
+        "publish", help="send the best one of a run with a model card to the Hugging Face Hub"
+    )
+    _add_run(publish)
+    publish.add_argument("repo", type=_hub_id, metavar="OWNER/NAME")
+    text = "write the folder that would be sent, and send nothing"
+    publish.add_argument("--dry-run", type=Path, metavar="DIR", help=text)
+    publish.add_argument(
+        "--base", type=_hub_id, metavar="OWNER/NAME", help="the hub's id of a base that was a folder here"
+    )
+    publish.add_argument("--licence", metavar="ID", help="the adapter's licence, as the Hub names it: apache-2.0")
+    publish.add_argument("--public", action="store_true", help="let all see a new repository")
 
 
 _ADAPTER_COMMANDS: dict[str, tuple[str, Sequence[str]]] = {
@@ -433,7 +462,7 @@ def parse_command(args: Sequence[str]) -> tuple[str, Any]:
         if not resumed:
             return name, rest
         name, rest = "resume", [resumed[0].removeprefix("resume="), *(arg for arg in rest if arg not in resumed)]
-    if name == "adapters" and rest and rest[0] not in _ADAPTER_COMMANDS and not rest[0].startswith("-"):
+    if name == "adapters" and rest and rest[0] not in (*_ADAPTER_COMMANDS, "publish") and not rest[0].startswith("-"):
         rest = ["list", *rest]
     options = command_parser(name).parse_args(rest)
     options.arguments = rest

@@ -13,7 +13,7 @@ from sia_runner.config.components import SlurmComputeConfig, StageResources
 from sia_runner.config.experiment import Experiment
 from sia_runner.experiment.context import Components
 from sia_runner.experiment.resources import stage_resources
-from sia_runner.experiment.runner import stage_kinds
+from sia_runner.experiment.runner import job_kinds
 from sia_runner.store.run_directory import RunDirectoryError
 
 _SLURM_COMMANDS = ("sbatch", "squeue", "scancel", "scontrol", "srun")
@@ -62,7 +62,7 @@ def _check_jobs(config: Experiment) -> str:
     """Ask the controller about each kind of stage without submitting anything. Raises ComputeError."""
     if not isinstance(config.compute, SlurmComputeConfig):
         raise CheckSkipped("compute is a class of your own; it is checked when a run starts")
-    apart = [kind for kind in stage_kinds(config) if stage_resources(config, kind).run_in != "driver"]
+    apart = [kind for kind in job_kinds(config) if stage_resources(config, kind).run_in != "driver"]
     Components(config).compute.check(apart)
     for kind in apart:
         _check_time_limit(kind, stage_resources(config, kind))

@@ -12,7 +12,7 @@ from pathlib import Path
 from sia_runner.commands.checks import OK, SKIPPED, CheckResult, CheckSkipped, print_results, run_check
 from sia_runner.commands.cluster_checks import CLUSTER_CHECKS, check_cluster
 from sia_runner.commands.estimate import measure_task
-from sia_runner.config.components import HostedProvider
+from sia_runner.config.components import HostedProvider, SlurmComputeConfig
 from sia_runner.config.composition import composed_experiment
 from sia_runner.config.experiment import BudgetConfig, Experiment
 from sia_runner.experiment.context import Components, RunContext
@@ -168,12 +168,13 @@ def _check_policy_backend(config: Experiment) -> str:
     if not config.has_policy:
         raise CheckSkipped("no weights are trained")
     spec = config.target_agent.policy
-    check_policy(spec)
+    check_policy(spec, starts_here=not isinstance(config.compute, SlurmComputeConfig))
     check_adapters(config)
     where = f" at {spec.base_url}" if spec.base_url else ""
     if spec.backend == "vllm" and not spec.base_url:
         servers = spec.vllm.servers
-        where = f", which the run starts: {servers} server{'s' * (servers > 1)} of {spec.vllm.tensor_parallel} GPU(s)"
+        starts = "the run starts for all stages" if config.shares_servers else "each stage starts"
+        where = f", which {starts}: {servers} server{'s' * (servers > 1)} of {spec.vllm.tensor_parallel} GPU(s)"
     return f"{spec.base}, served by {spec.backend}{where}"
 
 

@@ -1,4 +1,4 @@
-"""The command `export` writes the best harness as a folder that runs without us."""
+"""The command `export` writes the best harness as a folder that runs without us, or trajectories for other tools."""
 
 import ast
 import shutil
@@ -7,6 +7,7 @@ import tempfile
 from argparse import Namespace
 from collections.abc import Generator
 from contextlib import contextmanager
+from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 
@@ -15,10 +16,21 @@ from sia_runner.errors import RunnerError
 from sia_runner.experiment.context import Components
 from sia_runner.experiment.runner import existing_run, stored_config
 from sia_runner.experiment.summary import format_score
-from sia_runner.records import Json
+from sia_runner.records import Json, Score
+from sia_runner.results.conversations import HarnessRunExport, write_atif
+from sia_runner.stage_results import TestResult
 from sia_runner.store.generations import NO_MODEL, GenerationRecord, earned_mode
 from sia_runner.store.journal import JournalReader, find_incumbent, finished_generations, test_result_of
-from sia_runner.store.run_directory import RunDir, RunDirectoryError, tree_sha256, write_json, write_text
+from sia_runner.store.run_directory import (
+    RunDir,
+    RunDirectoryError,
+    read_outcomes,
+    sha256_of,
+    tree_sha256,
+    write_json,
+    write_text,
+)
+from sia_runner.text import one_line
 
 _README = """\
 # {task}: harness of generation {n}
@@ -63,8 +75,90 @@ def new_folder(out: Path) -> Generator[Path]:
 
 
 def main(options: Namespace) -> int:
-    """Write the incumbent's harness to a new folder; return the exit code."""
-    run, out = existing_run(options.run), options.out or Path(f"{options.run.name}-best")
+    """Write what the options name to a new folder; return the exit code."""
+    run = existing_run(options.run)
+    kind = "inspect" if options.inspect else "atif" if options.atif else "best"
+    out = options.out or Path(f"{options.run.name}-{kind}")
+    return _export_harness(run, out) if kind == "best" else _export_trajectories(run, out, kind)
+
+
+def _export_trajectories(run: RunDir, out: Path, kind: str) -> int:
+    """Write every harness run that was verified, with its model calls."""
+    if kind == "inspect":
+        try:
+            import inspect_ai  # noqa: F401 # pyright: ignore[reportMissingImports]
+        except ImportError:
+            raise RunDirectoryError("--inspect needs inspect_ai: pip install 'sia-runner[inspect]'") from None
+    exports, note = harness_run_exports(run)
+    if not exports:
+        raise RunDirectoryError(f"{run.path}: no harness run was verified, so there is nothing to export")
+    with new_folder(out) as folder:
+        folder.mkdir()
+        for export in exports:
+            if kind == "atif":
+                count, where = write_atif(export, folder / export.name), f"{out / export.name}"
+            else:
+                from sia_runner.results.inspect_logs import write_inspect_log
+
+                path, count = write_inspect_log(export, folder)
+                where = str(out / path.name)
+            what = "samples" if kind == "inspect" else "conversations"
+            print(f"{export.folder}: {count:,} {what}: {where}")
+    print(f"{note}val and test questions are among them: show them to no proposer")
+    if kind == "inspect":
+        print(f"look at them: inspect view --log-dir {out}")
+    return 0
+
+
+def harness_run_exports(run: RunDir) -> tuple[list[HarnessRunExport], str]:
+    """Return the harness runs that were verified, and a line where their splits are not known.
+
+    Raises RunDirectoryError where scores.json is not what the verifier wrote.
+    """
+    config, journal = stored_config(run), JournalReader(run.journal)
+    task = Components(config).task
+    splits, note = dict[str, str](), ""
+    try:
+        task.prepare(lambda _: None)
+        splits = {unit: name for name in ("dev", "val", "test") for unit in task.splits()[name]}
+    except (RunnerError, OSError) as error:  # the data is not on this machine
+        note = f"which questions are dev and which val is not known: {error}\n"
+    times = {str(entry.get("step")): str(entry.get("at")) for entry in journal.of("start")}
+    generations = {generation.n: generation for generation in finished_generations(journal)}
+
+    def export(folder: str, n: int, split: str, score: Score | None, sha256: str, failure: str, step: str):
+        scores = run.path / folder / "scores.json"
+        if not scores.is_file() or sha256_of(scores) != sha256:
+            raise RunDirectoryError(f"{scores} was changed since it was written; nothing was exported")
+        generation, gold = generations.get(n), dict[str, str]()
+        if split == "val" and splits:
+            dev = [outcome for outcome in read_outcomes(scores) if splits.get(outcome.unit) == "dev"]
+            gold = {o.unit: str(content["gold"]) for o in dev for content in task.failures([o], 1)}
+        fate = one_line(f"{generation.title}: {generation.status}" if generation else f"generation {n}")
+        harness = {"run": run.path.name, "generation": n, "candidate": fate}
+        if generation and (digest := generation.steps.get("build", {}).get("sha256")):
+            harness["harness_sha256"] = digest
+        began = datetime.fromisoformat(times[step])
+        return HarnessRunExport(
+            run.path, folder, task.name, task.metric, score, split, fate, failure, splits, gold, harness, began
+        )
+
+    exports = [
+        export(f"gen_{n}", n, "val", generation.val, verified["scores_sha256"], generation.reason, f"gen_{n}/run")
+        for n, generation in generations.items()
+        if (verified := generation.steps.get("verify")) is not None
+    ]
+    for step, entry in journal.done():
+        if step.startswith("test/"):
+            result = TestResult.from_json(entry["result"])
+            folder = f"test/gen_{result.generation}"
+            failure = result.run.failure
+            exports.append(export(folder, result.generation, "test", result.score, result.scores_sha256, failure, step))
+    return exports, note
+
+
+def _export_harness(run: RunDir, out: Path) -> int:
+    """Write the incumbent's harness; return the exit code."""
     config, (best, scores, head) = stored_config(run), best_candidate(run)
     harness = run.generation(best.n).harness
     with new_folder(out) as folder:

@@ -42,9 +42,9 @@ def main(options: Namespace) -> int:
     run = existing_run(options.run)
     journal, own = JournalReader(run.journal), stored_config(run)
     generations = finished_generations(journal)
-    best, ended = find_incumbent(generations), any(journal.of("ended"))
-    if best is None or not ended:
-        why = "no candidate was accepted" if ended else f"it is not finished; continue it with resume={run.path}"
+    best, is_finished = find_incumbent(generations), any(journal.of("ended"))
+    if best is None or not is_finished:
+        why = "no candidate was accepted" if is_finished else f"it is not finished; continue it with resume={run.path}"
         raise RunDirectoryError(f"{run.path}: {why}")
     config = transfer_config(own, options.overrides)
     if fault := _why_not(own, config, harness_called_model(generations, run.path) is not False):
@@ -62,8 +62,8 @@ def transfer_config(own: Experiment, overrides: Sequence[str]) -> Experiment:
 
     Raises RunDirectoryError for other keys than a transfer may change, and what composing and checking raise.
     """
-    _, given = split_config_dirs(list(overrides))
-    chosen = {text.partition("=")[0] for text in given} & {*_CHOICES}
+    _, arguments = split_config_dirs(list(overrides))
+    chosen = {text.partition("=")[0] for text in arguments} & {*_CHOICES}
     composed = compose_plain([text for text in overrides if _composes(text, chosen)])
     tree: Json = own.model_dump(by_alias=True, mode="json")
     for name in chosen - {"policy"}:
@@ -73,17 +73,17 @@ def transfer_config(own: Experiment, overrides: Sequence[str]) -> Experiment:
     for name in ("meta_agent", "trainer", "compute", "tracker", "budget", "control", "approve", "web", "notes"):
         tree[name] = composed[name]  # the defaults: nothing is proposed, trained or sent
     tree["search"]["proposer_models"] = []
-    for text in given:
+    for text in arguments:
         root = text.lstrip("+").partition("=")[0].partition(".")[0]
         if root not in (*_CHOICES, "budget") or "=" not in text:
             raise RunDirectoryError(f"{text}: nothing that a transfer can change; {_ALLOWED}")
         if not _composes(text, chosen):
             _set(tree, text)
-    roots = {text.partition("=")[0].partition(".")[0] for text in given}
+    roots = {text.partition("=")[0].partition(".")[0] for text in arguments}
     target = tree["target_agent"]
     if "provider" in roots:
         target["kind"], target["provider"] = "model", None
-    elif "policy" in chosen or any(text.startswith("target_agent.policy.") for text in given) or own.has_policy:
+    elif "policy" in chosen or any(text.startswith("target_agent.policy.") for text in arguments) or own.has_policy:
         target["kind"] = "policy"
     return check_experiment(tree)
 
@@ -179,6 +179,7 @@ def _carry_out(run: RunDir, folder: RunDir, config: Experiment, numbers: Sequenc
             raise RunDirectoryError(f"{folder.path}: {error}; {again}") from None
         finally:
             context.close_gateway()
+            context.close_servers()
         journal.append("ended", status="completed", best=numbers[0])
 
 

@@ -50,8 +50,8 @@ def _run_checks(run: RunDir, task_dir: Path | None) -> Iterator[tuple[str, str]]
 
 def _check_transfer(folder: RunDir) -> Iterator[tuple[str, str]]:
     journal = JournalReader(folder.journal)
-    began = next(journal.of("began"))
-    name, unchanged = f"transfer to {began['label']}", sha256_of(folder.config) == began["config_sha256"]
+    opening = next(journal.of("began"))
+    name, unchanged = f"transfer to {opening['label']}", sha256_of(folder.config) == opening["config_sha256"]
     yield f"{name}: config.yaml", "" if unchanged else "changed since the transfer began"
     if unchanged:
         context = RunContext(stored_config(folder), folder)

@@ -33,8 +33,8 @@ _MEMORY = re.compile(r"exceeded (job )?memory limit|oom.kill|out of memory", re.
 # a stage that ended in time left an outcome: no step is created any more, or it is ended, by the limit
 _TIME = re.compile(r"DUE TO TIME LIMIT|Unable to create step for job \d+: Job/step already completing or completed")
 LOST = "LOST"  # the cluster no longer lists it
-_RESUBMIT = frozenset({LOST, "PREEMPTED", "NODE_FAIL", "BOOT_FAIL"})  # not the stage's fault: submit again
-ENDED = frozenset({"COMPLETED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "FAILED", "DEADLINE"}) | _RESUBMIT
+RESUBMITTED = frozenset({LOST, "PREEMPTED", "NODE_FAIL", "BOOT_FAIL"})  # not the stage's fault: submit again
+ENDED = frozenset({"COMPLETED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "FAILED", "DEADLINE"}) | RESUBMITTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,10 @@ class Cluster(ABC):
 
     def forget(self, job: str) -> None:  # noqa: B027 - a place may have nothing to forget
         """Stop following a job."""
+
+    @abstractmethod
+    def cancel(self, job: str) -> None:
+        """End a job, without waiting for its end."""
 
     def waiting(self, state: JobState | None, seconds: float) -> str:
         """Explain a job's state to a user who has waited for `seconds`; empty for no news."""
@@ -135,7 +139,7 @@ class JobCompute(Inline):
             if end.kind != CUT:
                 return end
             end = JobState("TIMEOUT" if end.value == TIME_LIMIT else "PREEMPTED")
-        if end.name in _RESUBMIT or (end.name == "TIMEOUT" and checkpoint_marks(step.progress) != before):
+        if end.name in RESUBMITTED or (end.name == "TIMEOUT" and checkpoint_marks(step.progress) != before):
             step.say(f"{step.key}: job {job} ended as {end.name}; another one is submitted")
             return None
         raise JobStopped(f"{step.key}: job {job} {self._why(step, job, end)}")
@@ -164,7 +168,7 @@ class JobCompute(Inline):
                     over = None
                 elif over is None:
                     over = time.monotonic()
-                elif time.monotonic() - over > (_RETURN if state.name in _RESUBMIT else _SETTLE):
+                elif time.monotonic() - over > (_RETURN if state.name in RESUBMITTED else _SETTLE):
                     return state
                 waited = time.monotonic() - began
                 news = self.cluster.waiting(state, waited)

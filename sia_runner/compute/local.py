@@ -77,11 +77,15 @@ class _ThisMachine(Cluster):
     def log(self, step: ComputeStep, job: str) -> Path:
         return step.folder / f"{job.partition('.')[0]}_0_log.err"
 
+    def cancel(self, job: str) -> None:
+        """Terminate a job; submitit's process passes the signal on."""
+        if self.state(job).name == "RUNNING":
+            os.kill(int(job.partition(".")[0]), signal.SIGTERM)
+
     def end(self) -> None:
-        """Terminate all jobs; submitit's process passes the signal on."""
+        """Terminate all jobs."""
         for job in (*self._processes, *self._attached):
-            if self.state(job).name == "RUNNING":
-                os.kill(int(job.partition(".")[0]), signal.SIGTERM)
+            self.cancel(job)
 
 
 class _Process:

@@ -111,6 +111,10 @@ class PooledCluster(Cluster):
         else:
             self._cluster.forget(job)
 
+    def cancel(self, job: str) -> None:
+        """End a job of the cluster."""
+        self._cluster.cancel(job)
+
     def waiting(self, state: JobState | None, seconds: float) -> str:
         """Explain a job's state as the cluster does."""
         return self._cluster.waiting(state, seconds)

@@ -266,6 +266,9 @@ class _Slurm(QueueMonitor, Cluster):
                     step.say(f"{step.key}: sbatch says: {line}; it is tried again")
             time.sleep(AGAIN)
 
+    def cancel(self, job: str) -> None:
+        run_command(["scancel", job])
+
     def waiting(self, state: JobState | None, seconds: float) -> str:
         if self.silence() > _LONG:
             return f"is waited for, though SLURM has not answered for {_LONG:.0f} s"

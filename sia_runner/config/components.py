@@ -165,6 +165,8 @@ class ResourcesByStage(ConfigSection):
     verify: StageResources = Field(default_factory=StageResources)  # the verifier
     train: StageResources = Field(default_factory=StageResources)  # an update of the weights
     test: StageResources = Field(default_factory=StageResources)  # the final test
+    # no stage: the vLLM servers that all stages share (target_agent.policy.vllm.owner=run)
+    servers: StageResources = Field(default_factory=StageResources)
 
     def of(self, kind: str, *, loads_policy: bool = False) -> StageResources:
         """Return the resources of stages of this kind; keys that are null come from `policy`, then from `default`."""

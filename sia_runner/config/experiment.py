@@ -82,7 +82,25 @@ def _training_refusals(e: "Experiment") -> Iterator[str]:
         yield f"trainer.shards={shards} {why}; allowed with {key}.backend={spec.backend}: 1, or take policy=vllm"
     if any(algorithm.processes > 1 < algorithm.shards for algorithm in algorithms):
         yield f"trainer.processes={processes} copies the base, trainer.shards={shards} divides it; allowed: one of both"
+    yield from _server_refusals(e)
     yield from _job_refusals(e, *max((processes, "trainer.processes"), (shards, "trainer.shards")))
+
+
+def _server_refusals(e: "Experiment") -> Iterator[str]:
+    """Refuse vLLM servers where the run could not start them, or would start them several times."""
+    spec, compute, key = e.target_agent.policy, e.compute, "target_agent.policy.vllm.owner"
+    if not e.has_policy or spec.backend != "vllm" or spec.base_url is not None:
+        return
+    if not e.shares_servers:
+        side_by_side = f"search.parallel_candidates={e.search.parallel_candidates}"
+        if compute.name == "local" and e.search.parallel_candidates > 1:
+            yield f"{key}=stage starts servers for each of {side_by_side} on the same GPUs; allowed with it: {key}=run"
+        return
+    if not _is_shipped(compute):
+        why = "the run cannot know where your compute class runs stages"
+        yield f"{key}=run: {why}; allowed with compute._target_={compute.target}: {key}=stage"
+    if isinstance(compute, SlurmComputeConfig) and compute.resources.servers.run_in == "driver":
+        yield f"compute.resources.servers.run_in=driver: servers of {key}=run are a job; allowed: job"
 
 
 def _job_refusals(e: "Experiment", ranks: int, key: str) -> Iterator[str]:
@@ -99,7 +117,7 @@ def _job_refusals(e: "Experiment", ranks: int, key: str) -> Iterator[str]:
         each = f"{ranks // nodes} GPUs" + (f" on each of {nodes} nodes" if nodes > 1 else "")
         allowed = f"allowed: {each}, or 0 with target_agent.policy.device=cpu"
         yield f"{key}={ranks} needs a GPU for each, but compute.resources.train.gpus={gpus}; {allowed}"
-    for kind in ("default", "policy", "propose", "gate", "run", "verify", "test"):
+    for kind in ("default", "policy", "propose", "gate", "run", "verify", "test", "servers"):
         if (getattr(e.compute.resources, kind).nodes or 1) > 1:
             yield f"compute.resources.{kind}.nodes: only an update runs on several nodes; allowed: train.nodes"
 
@@ -425,6 +443,14 @@ class Experiment(ConfigSection):
         return kind == "policy" or (kind == "auto" and self.trainer.kind != "none")
 
     @property
+    def shares_servers(self) -> bool:
+        """True if all stages ask the same vLLM servers, which the run starts and ends."""
+        spec = self.target_agent.policy
+        if not self.has_policy or spec.backend != "vllm" or spec.base_url is not None:
+            return False
+        return (spec.vllm.owner or ("run" if _is_shipped(self.compute) else "stage")) == "run"
+
+    @property
     def calls_model(self) -> bool:
         """True if the harness calls a model through the gateway."""
         kind = self.target_agent.kind
@@ -442,6 +468,10 @@ class Experiment(ConfigSection):
         ):
             raise ValueError(refusal)
         return self
+
+
+def _is_shipped(compute: ComputeConfig) -> bool:
+    return compute.target.startswith("sia_runner.compute.")
 
 
 def check_experiment(composed: dict[str, Any]) -> Experiment:

@@ -53,13 +53,16 @@ class TinkerSettings(ConfigSection):
 class VllmSettings(ConfigSection):
     """The settings of the vLLM servers that a run starts itself: backend=vllm without a base_url."""
 
+    # run: all stages share them, with compute=slurm in a job of their own; stage: the process of each stage starts its
+    # own; null: run, and stage with a compute class of your own
+    owner: Literal["run", "stage"] | None = None
     servers: PositiveInt = 1  # servers, between which requests are spread
     tensor_parallel: PositiveInt = 1  # GPUs of each; the servers take the last ones of those that are visible
     # what starts one; base and options follow, as in PYTHON -m vllm.entrypoints.openai.api_server --model
     command: Annotated[list[str], Field(min_length=1)] = Field(default_factory=lambda: ["vllm", "serve"])
     args: list[str] = Field(default_factory=list)  # further options of each, such as --max-model-len
-    startup: PositiveFloat = 1800.0  # seconds within which a server has to answer
-    restarts: NonNegativeInt = 3  # how often each is started again when it ends
+    startup: PositiveFloat = 1800.0  # seconds within which a server has to answer, and for which a stage waits for it
+    restarts: NonNegativeInt = 3  # how often each, or the job of all, is started again when it ends
 
 
 class PolicyConfig(ConfigSection):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sia_runner.compute.protocol import Compute
 from sia_runner.config.base import is_custom, new_component
-from sia_runner.config.components import HostedProvider, sandbox_arguments
+from sia_runner.config.components import HostedProvider, SlurmComputeConfig, sandbox_arguments
 from sia_runner.config.experiment import Experiment
 from sia_runner.config.training import allowed_algorithms
 from sia_runner.experiment.resources import resolved_compute
@@ -26,7 +26,9 @@ from sia_runner.tracking.protocol import Tracker
 from sia_runner.wire.grants import Served
 
 if TYPE_CHECKING:
+    from sia_runner.experiment.servers import RunServers
     from sia_runner.gateway.service import GatewayService
+    from sia_runner.policy.shared_servers import SharedServers
     from sia_runner.policy.vllm_servers import ManagedServers
     from sia_runner.wire.policy import WarmupDialogue
 
@@ -140,6 +142,34 @@ class RunContext(Components):
         if gateway:
             gateway.close()
 
+    @property
+    def servers(self) -> "RunServers | None":
+        """The vLLM servers that all stages share, for the process of the run, which starts and ends them."""
+        return self._once("servers", self._build_servers) if self.config.shares_servers else None
+
+    def close_servers(self) -> None:
+        """End the shared servers if they were started."""
+        with self._lock:
+            servers: RunServers | None = self._built.pop("servers", None)
+        if servers:
+            servers.close()
+
+    def _build_servers(self) -> "RunServers":
+        from sia_runner.experiment.servers import ServersHere, ServersInJob
+
+        spec, folder = self.config.target_agent.policy, self.run.path / "servers"
+        if isinstance(self.config.compute, SlurmComputeConfig):
+            compute: Any = self.compute
+            return ServersInJob(self.run.path, folder, self._record, compute, spec, self._largest_rank)
+        return ServersHere(folder, self._record, spec, self._largest_rank)
+
+    def _record(self, event: str, **fields: Any) -> None:
+        self.record_event(event, **fields)
+
+    @property
+    def _largest_rank(self) -> int:
+        return max((algorithm.lora.rank for algorithm in allowed_algorithms(self.config.trainer).values()), default=0)
+
     def _open_gateway(self) -> "GatewayService | None":
         config, meta, target = self.config, self.config.meta_provider, self.config.target_provider
         providers: dict[Served, HostedProvider] = {}
@@ -186,17 +216,20 @@ class RunContext(Components):
             return PolicyBackend(spec, RequestForwarder(lambda: VllmPolicy(spec, served, engine)))
         if spec.backend == "vllm":
             servers = self._vllm_servers()
-            return PolicyBackend(
-                spec, RequestForwarder(lambda: VllmPolicy(spec, served, engine, servers), end=servers.close)
-            )
+            here = not isinstance(self.config.compute, SlurmComputeConfig)
+            service = RequestForwarder(lambda: VllmPolicy(spec, served, engine, servers), servers)
+            return PolicyBackend(spec, service, starts_here=here)
         return PolicyBackend(spec, RequestBatcher(engine))
 
-    def _vllm_servers(self) -> "ManagedServers":
+    def _vllm_servers(self) -> "ManagedServers | SharedServers":
+        """Return the shared servers' client, or servers that this process starts for itself."""
+        from sia_runner.policy.shared_servers import SharedServers
         from sia_runner.policy.vllm_servers import ManagedServers
 
-        ranks = [algorithm.lora.rank for algorithm in allowed_algorithms(self.config.trainer).values()]
-        logs = self.run.path / "servers"
-        return ManagedServers(self.config.target_agent.policy, max(ranks, default=0), logs, self._say_of_servers)
+        spec, folder = self.config.target_agent.policy, self.run.path / "servers"
+        if self.config.shares_servers:
+            return SharedServers(folder, spec.vllm.startup)
+        return ManagedServers(spec, self._largest_rank, folder, self._say_of_servers)
 
     def _say_of_servers(self, line: str) -> None:
         """Tell of a server that ended: to the journal, where this process holds it, and to the user."""

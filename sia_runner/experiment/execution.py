@@ -26,9 +26,11 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
+_INTERRUPTED_RUNS = 3  # of one harness, each of which waited for servers that had ended
 _UNANSWERED = {
     Ending.TIMEOUT: OutcomeKind.TIMEOUT,
     Ending.OUT_OF_MEMORY: OutcomeKind.OUT_OF_MEMORY,
+    Ending.MACHINE_OUT_OF_MEMORY: OutcomeKind.KILLED,
     Ending.DISK_FULL: OutcomeKind.CRASHED,
 }
 
@@ -46,7 +48,10 @@ def verify_submission(context: Components, site: HarnessRunDir, unanswered: Outc
 def infrastructure_failure(outcomes: Sequence[Outcome]) -> str:
     """Return how many questions failed for a reason that is not the harness's, and the first one's; else ""."""
     failed = [outcome for outcome in outcomes if outcome.kind in INFRASTRUCTURE_KINDS]
-    return f"{len(failed)} of {len(outcomes)} {failed[0].kind}: {failed[0].prediction}" if failed else ""
+    if not failed:
+        return ""
+    words = failed[0].prediction or ("the machine ran out of memory" if failed[0].kind is OutcomeKind.KILLED else "")
+    return f"{len(failed)} of {len(outcomes)} {failed[0].kind}: {words}"
 
 
 def score_outcomes(task: Task, outcomes: Sequence[Outcome]) -> tuple[Score | None, str]:
@@ -95,15 +100,29 @@ def execute(
 ) -> Execution:
     """Run one harness on the questions of a round in the cleared `site`, with `grant` for its model calls.
 
-    `salt` decides ids and order in the view. Raises ProviderDown or BudgetSpent when calls failed for such a reason.
+    `salt` decides ids and order in the view. Raises ProviderDown or BudgetSpent when calls failed for such a reason. A
+    run whose time was up is repeated if a server of the run's own ended meanwhile: the harness waited for it.
     """
+    for _ in range(_INTERRUPTED_RUNS):
+        execution = _execute_once(context, grant, round_, site, harness, salt, seconds)
+        if execution is not None:
+            return execution
+    raise ProviderDown(f"the model's servers ended in the middle of {_INTERRUPTED_RUNS} runs of one harness")
+
+
+def _execute_once(
+    context: RunContext, grant: Grant, round_: Fold, site: HarnessRunDir, harness: Path, salt: str, seconds: float
+) -> Execution | None:
+    """Return the end of one run of a harness; None if it waited too long for servers that had ended."""
     site.clear()
     view = context.task.lay_out(round_, site.view, salt)
     write_json(site.keys, dict(view.keys))
     site.work.mkdir()
     gateway = context.gateway if context.config.calls_model else None
     code = "".join(path.read_text(encoding="utf-8", errors="replace") for path in harness.rglob("*.py"))
+    interruptions = 0
     with gateway.open_session(grant, code) if gateway else nullcontext() as session:
+        interruptions = gateway.interruptions if gateway else 0
         job = SandboxJob(
             harness=harness,
             entry=context.task.entry,
@@ -126,6 +145,9 @@ def execute(
         if harness_saw_val_labels(context.task):
             own_words = {kind: text for kind, text in (faults.words or {}).items() if kind is OutcomeKind.TIMEOUT}
             faults = replace(faults, words=own_words)  # a provider may repeat what a harness sends it
+        late = result.ending is Ending.TIMEOUT or OutcomeKind.TIMEOUT in {*faults.questions.values(), *faults.untagged}
+        if gateway and late and gateway.interruptions > interruptions:
+            return None
         write_json(site.faults, faults.to_json())
     context.task.collect(site.work, site.submission)
     remove_tree(site.view)  # it can be laid out again from the salt

@@ -4,13 +4,15 @@ The journal records every stage exactly once: a resumed run reads the results of
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
-from sia_runner.compute.protocol import ComputeStep
+from sia_runner.compute.protocol import ComputeStep, JobStopped
 from sia_runner.experiment import sign_off, stages
 from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.control import budget_reason
 from sia_runner.experiment.execution import run_stage_in_job
+from sia_runner.experiment.resources import asks_servers
 from sia_runner.experiment.summary import build_summary, context_markdown
 from sia_runner.experiment.terminal import Display, cost_so_far, resume_line
 from sia_runner.records import Lever, PastGeneration, RunStatus, Stage, Status
@@ -31,10 +33,11 @@ from sia_runner.store.generations import GenerationRecord
 from sia_runner.store.journal import Journal, find_incumbent, finished_generations, minutes_spent, test_result_of
 from sia_runner.store.lease import RunLease
 from sia_runner.store.run_directory import remove_tree, write_json, write_text
-from sia_runner.wire.grants import BudgetSpent
+from sia_runner.wire.grants import BudgetSpent, ProviderDown
 
 R = TypeVar("R", bound=StageResult)
 
+_STAGE_REPEATS = 3  # times that a stage is repeated because servers ended in the middle of it
 COMPLETED, NOT_SCORED, OUT_OF_BUDGET, INTERRUPTED = 0, 3, 4, 130  # exit codes
 
 
@@ -171,7 +174,40 @@ class ExperimentLoop:
             progress=self._run.generation(n).training if job_kind is Stage.TRAIN else None,
         )
         self._display.show_stage(stage, f"generation {n}" if test else f"generation {n} of {self._config.max_gen}")
-        return self._once(result, key, lambda: self._context.compute.call(step, work, self._context, n, *arguments))
+        arguments = (self._context, n, *arguments)
+        if asks_servers(self._config, job_kind) and self._journal.result(key) is None:
+            return self._stage_with_servers(result, step, work, arguments)
+        return self._once(result, key, lambda: self._context.compute.call(step, work, *arguments))
+
+    def _stage_with_servers(
+        self, result: type[R], step: ComputeStep, work: Callable[..., R], arguments: tuple[Any, ...]
+    ) -> R:
+        """Run a stage while the servers that all stages share answer; again if they ended in the middle of it.
+
+        Its time, and the time limit of its job, begin when a server answers. Raises ProviderDown if none will.
+        """
+        context, servers = self._context, self._context.servers
+        assert servers is not None  # noqa: S101 - asks_servers
+        servers.wait(self._display.say)
+
+        def call() -> R:
+            repeats = 0
+            while True:
+                servers.wait(self._display.say)
+                before = servers.present()
+                try:
+                    return context.compute.call(replace(step, submitted=None) if repeats else step, work, *arguments)
+                except (ProviderDown, JobStopped) as failed:
+                    alone = self._config.search.parallel_candidates == 1
+                    repeatable = alone or context.compute.apart
+                    if repeats == _STAGE_REPEATS or not repeatable or servers.present() == before:
+                        raise
+                    self._display.say(f"{step.key}: it is repeated, since the vLLM servers ended: {failed}")
+                    if alone:  # threads of other candidates may be in the middle of calls
+                        context.close_gateway()  # which takes no more calls once some failed
+                    repeats += 1
+
+        return self._once(result, step.key, call)
 
     def _once(self, result: type[R], key: str, work: Callable[[], R]) -> R:
         self._lease.check()

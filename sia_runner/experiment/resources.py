@@ -26,22 +26,36 @@ _GPU_GB = {
 }  # fmt: skip
 
 
+SERVERS = "servers"  # the kind of the job of the servers that all stages share
+
+
 class FitError(RunnerError):
     """A policy that cannot work with the resources that it gets; the message is one line for the user."""
 
 
 def loads_policy(config: Experiment, kind: str) -> bool:
-    """Return True if a stage of this kind loads a pretrained base, or starts servers that do.
+    """Return True if a stage of this kind, or the job of shared servers, loads a pretrained base or starts servers.
 
-    base=tiny is small enough for any stage. A base that a running server answers with is loaded by `train` alone.
+    base=tiny is small enough for any stage. A base that running servers answer with is loaded by `train` alone.
     """
     spec = config.target_agent.policy
     if not config.has_policy or spec.base == "tiny" or is_custom(spec.backend) or spec.backend == "tinker":
         return False
-    if kind == Stage.TRAIN:
-        return config.trainer.kind != "none"
+    if kind in (Stage.TRAIN, SERVERS):
+        return config.trainer.kind != "none" if kind == Stage.TRAIN else config.shares_servers
+    loads = spec.backend == "peft" or (spec.base_url is None and not config.shares_servers)
+    return loads and _answers(config, kind)
+
+
+def asks_servers(config: Experiment, kind: str) -> bool:
+    """Return True if a stage of this kind asks the vLLM servers that all stages share."""
+    return config.shares_servers and (kind == Stage.TRAIN or _answers(config, kind))
+
+
+def _answers(config: Experiment, kind: str) -> bool:
+    """Return True if harnesses that call the policy run in a stage of this kind."""
     tries = kind == Stage.PROPOSE and not isinstance(config.meta_agent, ReplayConfig)
-    return (spec.backend == "peft" or spec.base_url is None) and (tries or kind in (Stage.GATE, Stage.RUN, Stage.TEST))
+    return tries or kind in (Stage.GATE, Stage.RUN, Stage.TEST)
 
 
 def resolved_compute(config: Experiment) -> ComputeConfig:
@@ -49,8 +63,9 @@ def resolved_compute(config: Experiment) -> ComputeConfig:
     compute = config.compute
     if not isinstance(compute, SlurmComputeConfig):
         return compute
-    kinds = [kind for kind in Stage if kind in type(compute.resources).model_fields and loads_policy(config, kind)]
-    by_stage = {str(kind): stage_resources(config, kind) for kind in kinds}
+    fields = type(compute.resources).model_fields
+    kinds = [str(kind) for kind in (*Stage, SERVERS) if kind in fields and loads_policy(config, kind)]
+    by_stage = {kind: stage_resources(config, kind) for kind in kinds}
     return compute.model_copy(update={"resources": compute.resources.model_copy(update=by_stage)})
 
 
@@ -64,8 +79,11 @@ def stage_resources(config: Experiment, kind: str) -> StageResources:
     spec, nodes = config.target_agent.policy, _train_nodes(config)
     ranks, shards = _ranks(config) if kind == Stage.TRAIN else (1, 1)
     local = ceil(ranks / nodes) if kind == Stage.TRAIN else 1  # processes on one node
+    if kind == SERVERS:
+        local = spec.vllm.servers
     own = local if kind == Stage.TRAIN or spec.backend == "peft" else 0  # of these, processes that hold weights
-    keys: dict[str, float] = {"cpus": _CPUS * local, "gpus": 0 if spec.device == "cpu" else own + server_gpus(spec)}
+    gpus = 0 if spec.device == "cpu" else own + servers_beside(config, kind)
+    keys: dict[str, float] = {"cpus": _CPUS * local, "gpus": gpus}
     try:
         weights = base_bytes(fit.model_shape(spec.base, fetch=False), spec)
         keys["memory_gb"] = ceil(local * weights / shards / GB) + _BESIDE_WEIGHTS_GB
@@ -76,9 +94,15 @@ def stage_resources(config: Experiment, kind: str) -> StageResources:
 
 
 def server_gpus(spec: PolicyConfig) -> int:
-    """Return the GPUs of the servers that a stage starts; on the first node of several, where the stage runs."""
+    """Return the GPUs of the servers that a run or a stage starts; of a stage on several nodes, on its first node."""
     starts = spec.backend == "vllm" and spec.base_url is None and spec.device != "cpu"
     return spec.vllm.servers * spec.vllm.tensor_parallel if starts else 0
+
+
+def servers_beside(config: Experiment, kind: str) -> int:
+    """Return the GPUs of servers where a stage of this kind runs: none where they are a job of their own."""
+    elsewhere = config.shares_servers and isinstance(config.compute, SlurmComputeConfig) and kind != SERVERS
+    return 0 if elsewhere else server_gpus(config.target_agent.policy)
 
 
 def base_bytes(shape: ModelShape, spec: PolicyConfig) -> int:
@@ -109,7 +133,7 @@ def fit_lines(config: Experiment, *, fetch: bool = True) -> Iterator[str]:
     Raises PolicyError where the base's memory is not computed. `fetch`: also its config.json from the hub.
     """
     spec = config.target_agent.policy
-    stages = [kind for kind in Stage if loads_policy(config, kind)]
+    stages = [str(kind) for kind in (*Stage, SERVERS) if loads_policy(config, kind)]
     if not stages:
         return
     shape = fit.model_shape(spec.base, fetch=fetch)
@@ -125,24 +149,27 @@ def fit_lines(config: Experiment, *, fetch: bool = True) -> Iterator[str]:
         if spec.device == "cuda" and gpus == 0:
             raise FitError(f"{where} has no GPU, but target_agent.policy.device=cuda loads {spec.base} on one")
         own = _ranks(config)[0] // _train_nodes(config) if kind == Stage.TRAIN else int(spec.backend == "peft")
-        if 0 < gpus < (count := own + server_gpus(spec)):
-            servers = f", {server_gpus(spec)} of them for servers" if server_gpus(spec) else ""
-            raise FitError(f"{where} has {gpus} GPUs on a node, but {kind} takes {count}{servers}")
+        beside = servers_beside(config, kind)
+        if 0 < gpus < (count := own + beside):
+            servers = f", {beside} of them for servers" if beside and own else ""
+            verb = "take" if kind == SERVERS else "takes"
+            raise FitError(f"{where} has {gpus} GPUs on a node, but {kind} {verb} {count}{servers}")
         if gpu_bytes and gpus:
             _check_answering(shape, config, kind, where, gpu_bytes)
         if kind != Stage.TRAIN:
             continue
         for name, algorithm in allowed_algorithms(config.trainer).items():
             yield _training_line(shape, training_of(spec, algorithm), name, where, gpu_bytes if gpus else None)
-    answering = [str(kind) for kind in stages if kind != Stage.TRAIN]
-    if answering:
+    if config.shares_servers:
+        yield _sharing_of_servers(config)
+    elif answering := [kind for kind in stages if kind != Stage.TRAIN]:
         yield f"{_sharing(config)}: {', '.join(answering)}"
 
 
 def _check_answering(shape: ModelShape, config: Experiment, kind: str, where: str, gpu_bytes: float) -> None:
     """Raise FitError where GPUs are too small for what answers on them."""
     spec = config.target_agent.policy
-    if not server_gpus(spec):
+    if not servers_beside(config, kind):
         need = base_bytes(shape, spec) + GB  # and CUDA
         if kind != Stage.TRAIN and need > gpu_bytes:
             small = f"{where} has GPUs of {gigabytes(gpu_bytes)}"
@@ -185,6 +212,19 @@ def _sharing(config: Experiment) -> str:
         if kind != Stage.TRAIN and loads_policy(config, kind)
     }
     return f"loaded by each job (GPUs: {', '.join(sorted(gpus))}) of"
+
+
+def _sharing_of_servers(config: Experiment) -> str:
+    """Say where the shared servers are, and who asks them."""
+    spec = config.target_agent.policy
+    where, gpus = "started by the process of the run", server_gpus(spec)
+    if isinstance(config.compute, SlurmComputeConfig):
+        resources = stage_resources(config, SERVERS)
+        limit = f"{resources.minutes} minutes, then again"
+        where, gpus = f"a job of their own (compute.resources.servers, {limit})", gpu_request(resources)[1]
+    several = "1 vLLM server" if spec.vllm.servers == 1 else f"{spec.vllm.servers} vLLM servers"
+    stages = ", ".join(str(kind) for kind in Stage if asks_servers(config, kind))
+    return f"{several}, {where}, GPUs: {gpus}, shared by: {stages}"
 
 
 def _place(config: Experiment, kind: str) -> tuple[str, int, float | None, float | None]:

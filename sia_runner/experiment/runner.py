@@ -12,7 +12,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from sia_runner.experiment.context import RunContext, accept_rule
 from sia_runner.experiment.control import with_equal_budget
 from sia_runner.experiment.execution import RunInterrupted, SandboxFailed
 from sia_runner.experiment.loop import INTERRUPTED, ExperimentLoop
-from sia_runner.experiment.resources import fit_lines
+from sia_runner.experiment.resources import SERVERS, fit_lines
 from sia_runner.experiment.terminal import Display, sandbox_lines
 from sia_runner.experiment.weights.update import check_adapters
 from sia_runner.policy.base_model import base_folder, weights_sha256
@@ -52,7 +52,8 @@ _DASHBOARD_PACKAGES = ("fastapi", "uvicorn")
 # the overrides allowed beside resume=
 RESUMABLE_KEYS = ("max_gen", "budget.", "compute.", "provider.key_file=", "meta_agent.provider.key_file=",
                   "target_agent.provider.key_file=", "target_agent.policy.base_url=",
-                  "target_agent.policy.tinker.", "target_agent.policy.backend=", "target_agent.policy.base=",
+                  "target_agent.policy.tinker.", "target_agent.policy.vllm.", "target_agent.policy.backend=",
+                  "target_agent.policy.base=",
                   "target_agent.policy.dtype=", "target_agent.policy.trust_base=")  # fmt: skip
 # of these, those that change what answers: only a run at a service may give them other values (_check_policy_change)
 _POLICY_KEYS = ("backend", "base", "dtype", "trust_base")
@@ -145,9 +146,11 @@ def start_run(config: Experiment, folder: Path, overrides: Sequence[str]) -> int
         raise RunDirectoryError(f"{folder} already holds a run; {advice}")
     config = with_equal_budget(config)
     context = RunContext(config, run)
-    prepare_run(context)
-    folder.mkdir(parents=True, exist_ok=True)
-    with RunLease(folder) as lease:
+    with ExitStack() as stack:
+        stack.callback(context.close_servers)  # whatever refuses or ends the run
+        prepare_run(context)
+        folder.mkdir(parents=True, exist_ok=True)
+        lease = stack.enter_context(RunLease(folder))
         if run.config.exists():  # another process was faster between our check and the lease
             raise RunDirectoryError(f"{folder} already holds a run; continue it with resume={folder}")
         write_text(run.config, yaml.safe_dump(config.model_dump(by_alias=True), sort_keys=False, allow_unicode=True))
@@ -168,13 +171,14 @@ def resume_run(folder: Path, overrides: Sequence[str], answer: sign_off.SignOffA
             raise RunDirectoryError(
                 f"{override}: a resumed run keeps its stored configuration; allowed beside resume=: {allowed}"
             )
-    with RunLease(folder) as lease:
+    with RunLease(folder) as lease, ExitStack() as stack:
         if answer:
             sign_off.check_waiting(run, JournalReader(run.journal))
         overrides = [_with_absolute_path(override) for override in overrides]  # the journal keeps them
         context = RunContext(stored_config(run, overrides), run)
         others = [override for override in overrides if not override.startswith("target_agent.policy.")]
         _check_policy_change(stored_config(run, others), context.config)
+        stack.callback(context.close_servers)
         prepare_run(context)
         return _carry_out(context, lease, overrides, answer)
 
@@ -245,7 +249,7 @@ def prepare_run(context: RunContext) -> None:
     context.sandbox.check(door=config.needs_gateway)
     with suppress(PolicyError):  # of a base whose memory is not computed: it is loaded, and may fail there
         list(fit_lines(config))
-    context.compute.check(stage_kinds(config))
+    context.compute.check(job_kinds(config))
     verifier_sandbox.check_gpu(config, here=not context.compute.apart)
     context.task.prepare(lambda text: print(text, flush=True))
     if config.trainer.kind != "none":
@@ -254,6 +258,8 @@ def prepare_run(context: RunContext) -> None:
             raise TaskError(f"task={task.name} has no rollout questions to train on; allowed with it: trainer=none")
         task.rounds("rollout", units=units[:1])  # raises TaskError for a metric of all questions together
     if gateway and config.has_policy:
+        if context.servers and not context.compute.apart:
+            context.servers.start()
         # loaded now where it answers here: the time must not count for the first harness
         check_adapters(config, None if context.compute.apart else gateway.policy())
 
@@ -268,10 +274,11 @@ def check_custom_classes(config: Experiment) -> None:
             custom_algorithm_class(algorithm)
 
 
-def stage_kinds(config: Experiment) -> list[Stage]:
-    """Return the names of the stages that this run may have."""
-    kinds = [Stage.PROPOSE, Stage.GATE, Stage.RUN, Stage.VERIFY, Stage.TEST]
-    return kinds if config.trainer.kind == "none" else [*kinds, Stage.TRAIN]
+def job_kinds(config: Experiment) -> list[str]:
+    """Return the kinds of jobs that this run may have: its stages, and the vLLM servers that these share."""
+    kinds: list[str] = [Stage.PROPOSE, Stage.GATE, Stage.RUN, Stage.VERIFY, Stage.TEST]
+    kinds += [] if config.trainer.kind == "none" else [Stage.TRAIN]
+    return [*kinds, SERVERS] if config.shares_servers else kinds
 
 
 def _carry_out(
@@ -301,6 +308,7 @@ def _carry_out(
             return _run_loop(context, loop_class(context, journal, lease, display), journal, display)
     finally:
         context.close_gateway()  # or another run of this process would keep the weights in memory
+        context.close_servers()
         journal.close()
         context.tracker.close()
 

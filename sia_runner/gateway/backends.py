@@ -307,6 +307,11 @@ class ServedPolicy(Protocol):
     hosted: HostedProvider
     training: TokenPrices | None  # of forward passes, and of passes with a gradient; None: not known
 
+    @property
+    def interruptions(self) -> int:
+        """How often a request had to wait, or to be sent again, because a server of the run ended."""
+        ...
+
     def check(self) -> None:
         """Check packages and server. Raises ModelsError."""
 

@@ -130,6 +130,11 @@ class GatewayService:
             policy.charge = self._charge_training
         return policy
 
+    @property
+    def interruptions(self) -> int:
+        """How often a request to the policy had to wait because a server of the run ended."""
+        return 0 if self._policy is None else self._policy.interruptions
+
     @contextmanager
     def training_paid_by(self, grant: Grant) -> Iterator[None]:
         """Have a grant pay, until the context ends, for what the policy's service trains."""

@@ -113,18 +113,25 @@ _REQUEST_TIMEOUT = 3600.0  # seconds: slow hardware may queue for long, and a re
 class PolicyBackend:
     """A policy behind the gateway (see gateway.backends.ServedPolicy): answers requests of both APIs."""
 
-    def __init__(self, spec: PolicyConfig, service: PolicyService) -> None:
+    def __init__(self, spec: PolicyConfig, service: PolicyService, *, starts_here: bool = True) -> None:
+        """Take the policy; `starts_here`: servers that the run starts are processes of this machine."""
         self.hosted, self._spec, self._service = policy_provider(spec), spec, service
+        self._starts_here = starts_here
         prices = training_prices(spec)
         self.training = prices and TokenPrices(input=prices.prefill, output=prices.train)
 
     def check(self) -> None:
         """Check packages and server. Raises ModelsError."""
-        check_policy(self._spec)
+        check_policy(self._spec, starts_here=self._starts_here)
 
     def start(self) -> Any:
         """Return the policy, loaded on first use. Raises PolicyError."""
         return self._service.start()
+
+    @property
+    def interruptions(self) -> int:
+        """How often a request had to wait, or to be sent again, because a server of the run ended."""
+        return getattr(self._service, "interruptions", 0)  # a policy in this process, or of the user's own, has none
 
     def close(self) -> None:
         """Stop answering and free what the policy holds."""
@@ -235,8 +242,11 @@ def _price_table() -> Mapping[str, Any]:
     return yaml.safe_load((bundled_folder("conf") / "prices" / "tinker.yaml").read_text(encoding="utf-8"))
 
 
-def check_policy(spec: PolicyConfig) -> None:
-    """Check packages and server, in little more than PROBE_SECONDS. Raises ModelsError, one line."""
+def check_policy(spec: PolicyConfig, *, starts_here: bool = True) -> None:
+    """Check packages and server, in little more than PROBE_SECONDS. Raises ModelsError, one line.
+
+    `starts_here`: servers that the run starts are processes of this machine; on another one modules may bring vLLM.
+    """
     if is_custom(spec.backend):
         return  # it says itself what it lacks, when it starts
     if spec.backend == "tinker":
@@ -249,7 +259,7 @@ def check_policy(spec: PolicyConfig) -> None:
     check_policy_packages()
     if spec.backend == "vllm" and spec.base_url is None:
         program = spec.vllm.command[0]
-        if shutil.which(Path(program).expanduser()) is None:
+        if starts_here and shutil.which(Path(program).expanduser()) is None:
             raise PolicyError(
                 f"target_agent.policy.vllm.command: no program {program} here; give the one that starts vLLM, or "
                 "target_agent.policy.base_url of a server that runs"

@@ -104,20 +104,39 @@ class RemotePolicy(ABC):
         self.sampler.close()
 
 
+class OwnServers(Protocol):
+    """Servers that the run started, which may end and be started again."""
+
+    interruptions: int  # times that a request had to wait, or to be sent again, because a server ended
+
+    def wait(self) -> None:
+        """Wait until a server answers. Raises PolicyError if none will."""
+
+    def close(self) -> None:
+        """End what this process started, and all waiting."""
+
+
 class RequestForwarder:
     """Like the request batcher, but a server batches for us: each request has a thread; the gateway bounds them."""
 
-    def __init__(self, load: Callable[[], RemotePolicy], end: Callable[[], None] = lambda: None) -> None:
-        """Take what loads the policy, and what ends the servers that it starts, which also cuts a load short."""
-        self._load, self._end_servers, self._starting = load, end, threading.Lock()
+    def __init__(self, load: Callable[[], RemotePolicy], servers: OwnServers | None = None) -> None:
+        """Take what loads the policy, and the servers that it asks if the run started them."""
+        self._load, self._servers, self._starting = load, servers, threading.Lock()
         self._policy: RemotePolicy | None = None
 
+    @property
+    def interruptions(self) -> int:
+        """How often a request had to wait, or to be sent again, because a server ended."""
+        return self._servers.interruptions if self._servers else 0
+
     def start(self) -> RemotePolicy:
-        """Return the policy, loaded on the first call. Raises PolicyError."""
+        """Return the policy, loaded on the first call, once its servers answer. Raises PolicyError."""
         with self._starting:
             if self._policy is None:
                 self._policy = self._load()
-            return self._policy
+        if self._servers:
+            self._servers.wait()
+        return self._policy
 
     def submit(self, request: PolicyRequest) -> Future[SampledCall]:
         """Send a request; `start` comes first. The future raises CallError."""
@@ -128,13 +147,15 @@ class RequestForwarder:
 
     def close(self) -> None:
         """End servers of our own, and close the policy if it was loaded."""
-        self._end_servers()
+        if self._servers:
+            self._servers.close()
         with self._starting:
             if self._policy is not None:
                 self._policy.close()
 
     def _answer(self, request: PolicyRequest, future: Future[SampledCall]) -> None:
         try:
-            future.set_result(self.start().answer(request))
+            policy = self._policy or self.start()
+            future.set_result(policy.answer(request))
         except Exception as error:  # noqa: BLE001 - the error goes to its caller
             future.set_exception(as_call_error(error))

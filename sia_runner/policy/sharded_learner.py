@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from sia_runner.config.training import LoraSettings, PolicyConfig
 from sia_runner.errors import TrainingError
 from sia_runner.policy.adapters import BASE_VERSION, ServeAdapter
-from sia_runner.policy.base_model import base_folder, weights_sha256
+from sia_runner.policy.base_model import base_folder
 from sia_runner.policy.expert_lora import replace_expert_forward
 from sia_runner.policy.forward import fused_head
 from sia_runner.policy.learner import InProcessLearner, join_processes
@@ -68,7 +69,7 @@ def sharded_learner(
     All processes that torchrun started call this together, and every method of the learner. `serve` publishes; the
     first process calls it. Raises PolicyError, and TrainingError if `start` or `lora` is not for this base.
     """
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if spec.device == "auto" else spec.device
+    device = _device(spec)
     join_processes(device)
     folder = base_folder(spec.base)
     policy = ShardedModel(weightless_model(folder, spec.dtype, device), None, spec.base, base_sha256, spec.trust_base)
@@ -87,12 +88,24 @@ def sharded_learner(
                 learner.close()
 
 
+def share_base_sha256(spec: PolicyConfig, sha256: str = "") -> str:
+    """Return the hash of the base's weights that the first process read: all call this, so that one reads the files."""
+    join_processes(_device(spec))
+    answer = [sha256]
+    dist.broadcast_object_list(answer, 0)
+    return answer[0]
+
+
+def _device(spec: PolicyConfig) -> str:
+    return ("cuda" if torch.cuda.is_available() else "cpu") if spec.device == "auto" else spec.device
+
+
 class ShardPolicy:
     """A TrainablePolicy for the processes that only train: the first one has the policy that answers."""
 
     def __init__(self, spec: PolicyConfig) -> None:
-        """Read the base's hash. Raises PolicyError."""
-        self.spec, self.base_id, self.base_sha256 = spec, spec.base, weights_sha256(base_folder(spec.base))
+        """Wait for the base's hash, which the first process sends by `share_base_sha256`."""
+        self.spec, self.base_id, self.base_sha256 = spec, spec.base, share_base_sha256(spec)
         self.sampler: Sampler = _OtherProcessSampler()
 
     def learner(

@@ -23,6 +23,7 @@ from sia_runner.policy.adapters import BASE_VERSION, adapter_version, check_adap
 from sia_runner.policy.base_model import ChatTokenizer, base_folder, load_tokenizer, weights_sha256
 from sia_runner.policy.engine import PolicyEngine
 from sia_runner.policy.remote import RemotePolicy
+from sia_runner.policy.shared_servers import SharedServers
 from sia_runner.policy.vllm_client import VllmServer
 from sia_runner.policy.vllm_servers import ManagedServers
 from sia_runner.system import process_count
@@ -54,7 +55,12 @@ class VllmSampler:
     """A RemoteSampler at one vLLM server, or at those of the run; all methods may be called from any thread."""
 
     def __init__(
-        self, base_id: str, server: VllmServer | ManagedServers, folder: Path, *, trust_base: bool = False
+        self,
+        base_id: str,
+        server: VllmServer | ManagedServers | SharedServers,
+        folder: Path,
+        *,
+        trust_base: bool = False,
     ) -> None:
         """Ask the server for its context. Raises CallError.
 
@@ -277,9 +283,9 @@ class VllmPolicy(RemotePolicy):
         spec: PolicyConfig,
         folder: Path,
         load: Callable[[], PolicyEngine],
-        servers: ManagedServers | None = None,
+        servers: ManagedServers | SharedServers | None = None,
     ) -> None:
-        """Connect to the server, or start `servers`, and check the logprobs. Raises PolicyError.
+        """Connect to the server, or wait for `servers`, and check the logprobs. Raises PolicyError.
 
         Versions of the adapter under training are written to `folder`, which the server has to see under the same path;
         `load` creates the training copy.
@@ -295,7 +301,7 @@ class VllmPolicy(RemotePolicy):
             sampler.check_logprobs(ChatTokenizer(tokenizer).prompt_ids([{"role": "user", "content": "1"}]))
         except CallError as failed:
             where = "vllm" if servers else f"base_url={spec.base_url}"
-            if servers is not None:
+            if isinstance(servers, ManagedServers):
                 servers.close()
             raise PolicyError(f"target_agent.policy.{where}: {failed.message}") from None
         super().__init__(spec, tokenizer, sampler)

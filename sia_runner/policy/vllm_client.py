@@ -7,6 +7,7 @@ The server is started with
 
 import http.client
 import os
+import socket
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -23,15 +24,41 @@ _LIKELIEST = 5  # tokens whose logprobs are compared
 _LOAD_SECONDS = 300.0  # an adapter may have hundreds of megabytes, on a network file system
 
 
+class _CheckedConnections(urllib.request.HTTPHandler):
+    """Notices within a minute that the other machine is gone, however long an answer may take."""
+
+    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        class Connection(http.client.HTTPConnection):
+            def connect(self) -> None:
+                super().connect()
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                for option, value in ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3)):
+                    self.sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+        return self.do_open(Connection, req)
+
+
 class VllmServer:
     """The client of one vLLM server; its methods block, and raise CallError."""
 
     def __init__(self, base_url: str, key: str | None = None) -> None:
-        """Take the address up to and including /v1, and a key where it is not that of VLLM_API_KEY."""
+        """Take the address up to and including /v1, and the key of a server that the run itself started.
+
+        Such a server is asked directly; another one through the environment's proxy, with the key in VLLM_API_KEY.
+        """
         self._url, self.address = base_url.rstrip("/"), address_of(base_url)
         self._key = key or os.environ.get(VLLM_KEY_VARIABLE, "").strip() or None
         self._last_failure = ""  # what a server says before it ends, which "connection refused" does not tell
-        self._opener = build_opener(self._url)
+        direct = (urllib.request.ProxyHandler({}), _CheckedConnections())
+        self._opener = urllib.request.build_opener(*direct) if key else build_opener(self._url)
+
+    def is_healthy(self) -> bool:
+        """Return True if the server answers, within two seconds."""
+        try:
+            with self._opener.open(f"{self._url.removesuffix('/v1')}/health", timeout=2.0) as answer:
+                return answer.status == 200
+        except (OSError, http.client.HTTPException, ValueError):
+            return False
 
     def context(self, model: str, seconds: float) -> int:
         """Return the context length of a model in tokens, prompt and completion together."""

@@ -12,8 +12,8 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
-from collections.abc import Callable, Sequence
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,10 +31,12 @@ _POLL_SECONDS = 0.25
 _DYING_SECONDS = 5.0  # from an engine's failure to the end of its server
 _LOG_BYTES = 256 << 10  # of a log's end, in which the cause of an end is looked for
 _ERROR = re.compile(r"\b(\w+(Error|Exception)|error): .+")
+_HARMLESS = re.compile(r"\b(DEBUG|INFO|WARNING) \d\d-\d\d ")  # which name errors that may happen
 _CLOSE_SECONDS = 5.0  # beyond those that a guard takes
 # Of the process that starts a server, which would take itself for a part of its group.
 _FOREIGN = ("RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
+LOOPBACK = "127.0.0.1"
 SERVER_CARDS = "SIA_SERVER_CARDS"
 
 Result = TypeVar("Result")
@@ -50,6 +52,8 @@ class _Managed:
     log_start: int = 0  # where the log of the process begins in the file, bytes
     guard: "subprocess.Popen[bytes] | None" = None
     client: VllmServer | None = None
+    start: str = ""  # tells this start of it from the others
+    url: str = ""
     up: bool = False  # it answers, with all adapters
     busy: int = 0  # requests under way
     requests: int = 0  # so far
@@ -60,10 +64,25 @@ class _Managed:
 class ManagedServers:
     """The servers of one process, and their common client; methods block, raise CallError, and any thread may call."""
 
-    def __init__(self, spec: PolicyConfig, rank: int, logs: Path, say: Callable[[str], None]) -> None:
-        """Start nothing yet. `rank`: the largest of the adapters; `say` takes a line when a server ends."""
+    def __init__(
+        self,
+        spec: PolicyConfig,
+        rank: int,
+        logs: Path,
+        say: Callable[[str], None],
+        *,
+        host: str = LOOPBACK,
+        tell: Callable[[Mapping[str, str], str], None] = lambda servers, failure: None,
+    ) -> None:
+        """Start nothing yet. `rank`: the largest of the adapters; `say` takes a line when a server ends.
+
+        `host`: the name of this machine that clients on others know. `tell` takes the addresses of the servers that
+        answer, by their starts, whenever these change, and why none will answer any more, if so; it must not block.
+        """
         self._spec, self._settings, self._rank, self._say = spec, spec.vllm, rank, say
-        self._key = secrets.token_hex(16)  # others on this machine must not load adapters
+        self._host, self._tell = host, tell
+        self.key = secrets.token_hex(16)  # others on this machine must not load adapters
+        self.interruptions = 0  # times that a request had to wait, or to be sent again, because a server ended
         self._changed = threading.Condition()
         self._adapters: dict[str, Path] = {}  # by name; a server that was started again gets them again
         self._closed, self._failure = False, "the vLLM servers were ended while they started"
@@ -114,6 +133,14 @@ class ManagedServers:
         for thread in self._threads:
             if thread is not threading.current_thread() and thread.ident is not None:
                 thread.join(_CLOSE_SECONDS)
+
+    def wait(self) -> None:
+        """Wait until a server answers. Raises PolicyError if none will."""
+        with self._changed:
+            try:
+                self._wait_until_up()
+            except CallError as failed:
+                raise PolicyError(failed.message) from None
 
     # The methods of VllmServer.
 
@@ -180,6 +207,7 @@ class ManagedServers:
         """Ask the server with the fewest requests under way, and another one where it ends before it answers."""
         while True:
             with self._changed:
+                self.interruptions += not any(map(_is_up, self._servers))
                 self._wait_until_up()
                 up = [server for server in self._servers if server.up]
                 server = min(up, key=lambda server: (server.busy, server.requests))
@@ -196,6 +224,7 @@ class ManagedServers:
                 with self._changed:
                     server.busy -= 1
             with self._changed:  # its thread notices as well, but perhaps later
+                self.interruptions += 1
                 if server.guard is guard:
                     server.up = False
 
@@ -229,6 +258,7 @@ class ManagedServers:
                 last = never_up or attempt == self._settings.restarts
                 if last:
                     server.failure = problem
+                self._tell_all()
                 self._changed.notify_all()
             if last:
                 self._say(problem)
@@ -237,9 +267,9 @@ class ManagedServers:
 
     def _start(self, server: _Managed) -> str:
         """Start a server's process and wait until it answers with all adapters; else return why it does not."""
-        port = _free_port()
+        port = _free_port(self._host)
         environment = {name: value for name, value in os.environ.items() if not _is_foreign(name)}
-        environment |= {VLLM_KEY_VARIABLE: self._key, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
+        environment |= {VLLM_KEY_VARIABLE: self.key, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
         environment |= {"VLLM_NO_USAGE_STATS": "1", "PYTHONUNBUFFERED": "1"}
         if server.cards is not None:
             environment["CUDA_VISIBLE_DEVICES"] = server.cards
@@ -255,10 +285,10 @@ class ManagedServers:
                 env=environment,
                 start_new_session=True,
             )
-        url = f"http://127.0.0.1:{port}"
-        server.client = VllmServer(f"{url}/v1", self._key)
+        server.start, server.url = uuid.uuid4().hex, f"http://{self._host}:{port}/v1"
+        server.client = client = VllmServer(server.url, self.key)
         deadline = time.monotonic() + self._settings.startup
-        while not _is_healthy(url):
+        while not client.is_healthy():
             if guard.poll() is not None:
                 return _end_of(server)
             if time.monotonic() > deadline:
@@ -267,7 +297,7 @@ class ManagedServers:
                 what = f"vLLM server {server.number} did not answer within {self._settings.startup:g} s"
                 return f"{what} (target_agent.policy.vllm.startup): {_telling_line(server)} ({server.log})"
             time.sleep(_POLL_SECONDS)
-        return self._restore(server, server.client)
+        return self._restore(server, client)
 
     def _restore(self, server: _Managed, client: VllmServer) -> str:
         """Load all adapters at a server that answers, and let requests reach it; return why it cannot."""
@@ -276,6 +306,7 @@ class ManagedServers:
                 missing = {name: folder for name, folder in self._adapters.items() if name not in server.loaded}
                 if not missing:
                     server.up = True
+                    self._tell_all()
                     self._changed.notify_all()
                     return ""
             for name, folder in missing.items():
@@ -291,13 +322,18 @@ class ManagedServers:
                         server.guard.wait()
                     return f"vLLM server {server.number} does not take the adapter {name} again: {failed.message}"
 
+    def _tell_all(self) -> None:
+        """Tell, with the lock, which servers answer."""
+        failure = "" if not all(map(_has_failed, self._servers)) else self._servers[0].failure
+        self._tell({server.start: server.url for server in self._servers if server.up}, failure)
+
     def _command(self, port: int) -> list[str]:
         spec, settings = self._spec, self._settings
         folder = Path(spec.base).expanduser()
         base = str(folder.resolve()) if folder.is_dir() else spec.base
         rank = next((allowed for allowed in _RANKS if allowed >= self._rank), self._rank)
-        options = ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", spec.base, "--enable-lora"]
-        options += ["--max-lora-rank", str(rank), "--logprobs-mode", "processed_logprobs"]
+        options = ["--host", _listening_address(self._host), "--port", str(port), "--served-model-name", spec.base]
+        options += ["--enable-lora", "--max-lora-rank", str(rank), "--logprobs-mode", "processed_logprobs"]
         options += ["--disable-uvicorn-access-log"]
         if settings.tensor_parallel > 1:
             options += ["--tensor-parallel-size", str(settings.tensor_parallel)]
@@ -340,23 +376,25 @@ def _has_failed(server: _Managed) -> bool:
     return bool(server.failure)
 
 
-def _free_port() -> int:
+def _free_port(host: str) -> int:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((LOOPBACK if host == LOOPBACK else "", 0))
         return probe.getsockname()[1]
+
+
+def _listening_address(host: str) -> str:
+    """Return what a server listens on to be reached by this name: where it means loopback here, all addresses."""
+    if host == LOOPBACK:
+        return host
+    addresses: set[str] = set()
+    with contextlib.suppress(OSError):
+        addresses = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None, socket.AF_INET)}
+    named = addresses and not any(address.startswith("127.") for address in addresses)
+    return host if named else "0.0.0.0"  # noqa: S104 - the key is asked for
 
 
 def _is_foreign(name: str) -> bool:
     return name in _FOREIGN or name.startswith("TORCHELASTIC_")
-
-
-def _is_healthy(url: str) -> bool:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(f"{url}/health", timeout=2.0) as answer:
-            return answer.status == 200
-    except (OSError, ValueError):
-        return False
 
 
 def _has_ended(guard: "subprocess.Popen[bytes] | None", failed: CallError) -> bool:
@@ -397,5 +435,5 @@ def _telling_line(server: _Managed) -> str:
         file.seek(max(server.log_start, file.seek(0, os.SEEK_END) - _LOG_BYTES))
         lines = strip_control_characters(file.read().decode(errors="replace")).splitlines()
     lines = [line.strip() for line in lines if line.strip()]
-    errors = [match[0] for line in lines if (match := _ERROR.search(line))]
+    errors = [match[0] for line in lines if not _HARMLESS.search(line) and (match := _ERROR.search(line))]
     return ([*errors, *lines[-1:]] or ["its log is empty"])[0][:300]

@@ -175,10 +175,10 @@ def neighbours(recipe: Recipe, anchor: Variant, rng: Random, rejections: int) ->
         yield Variant(recipe.name, {**anchor.constants, **changed})
 
 
-def crossed(one: Variant, other: Variant, rng: Random) -> Iterator[Variant]:
+def crossed(first: Variant, second: Variant, rng: Random) -> Iterator[Variant]:
     """Yield endless variants whose constants are those of either of two variants of one recipe."""
     while True:
-        yield Variant(one.recipe, {name: rng.choice((one, other)).constants[name] for name in one.constants})
+        yield Variant(first.recipe, {name: rng.choice((first, second)).constants[name] for name in first.constants})
 
 
 def _untried(candidates: Iterable[Variant], tried_keys: set[str], count: int) -> list[Variant]:

@@ -5,6 +5,7 @@ import time
 
 ROOT = "/sys/fs/cgroup"
 _PREFIX = "sia-"
+_PORTION = 1 << 20  # bytes: more than the kernel takes for a group at a time
 
 
 class Cgroup:
@@ -19,9 +20,19 @@ class Cgroup:
             _write(f"{folder}/cgroup.procs", 0)
 
     def oom_kills(self) -> int:
-        """Count the processes that the kernel killed for memory."""
+        """Count its processes that the kernel killed for memory: at its own limit, or because the machine had none."""
         events = "memory.events" if self.version == 2 else "memory.oom_control"
         return read_count(f"{self.memory}/{events}", "oom_kill")
+
+    def memory_killer(self) -> str:
+        """Return what ran out when the kernel killed one of its processes: `limit` or `machine`; else an empty text."""
+        if not self.oom_kills():
+            return ""
+        if self.version == 2:
+            at_limit = read_count(f"{self.memory}/memory.events", "oom") > 0
+        else:  # newer kernels no longer count what the limit refused
+            at_limit = self.peak_bytes() > int(_read(f"{self.memory}/memory.limit_in_bytes") or 0) - _PORTION
+        return "limit" if at_limit else "machine"
 
     def peak_bytes(self) -> int:
         """Return the highest memory use so far; 0 where the kernel does not tell (v2 before Linux 5.19)."""

@@ -152,9 +152,9 @@ class Child:
         """List its processes."""
         return self._tree.look()
 
-    def killed_for_memory(self) -> bool:
-        """Tell whether the kernel killed one of its processes for memory, where a cgroup holds the limit."""
-        return self.group is not None and self.group.oom_kills() > 0
+    def memory_killer(self) -> str:
+        """Return what ran out if the kernel killed one of its processes for memory, where a cgroup holds the limit."""
+        return self.group.memory_killer() if self.group else ""
 
     def end(self, patience: float = 10.0) -> bool:
         """Kill and reap all its processes; return False where some are stuck in the kernel after `patience` seconds."""

@@ -167,7 +167,7 @@ class Container:
         self.code: int | None = None
         self._measured = cgroups.cgroup_of(self._pid)
         self.group = self._measured if how["enforced"] else None
-        self._killed_for_memory, self._usage = False, (0.0, 0)
+        self._memory_killer, self._usage = "", (0.0, 0)
         self._tree, self._silent = child.ProcessTree(self._pid), False
         self._stream.sock.settimeout(0)
 
@@ -190,14 +190,14 @@ class Container:
         """List its processes, once the harness was started; before that they are the engine's."""
         return self._tree.look() if self._stream.status else []
 
-    def killed_for_memory(self) -> bool:
-        """Tell whether the kernel killed one of its processes for memory, where the engine holds the limit."""
-        return self._killed_for_memory or (self.group is not None and self.group.oom_kills() > 0)
+    def memory_killer(self) -> str:
+        """Return what ran out if the kernel killed one of its processes for memory, where the engine has the limit."""
+        return self._memory_killer or (self.group.memory_killer() if self.group else "")
 
     def end(self) -> bool:
         """Kill the container; return False where it does not end."""
         if self._measured:  # the last figures of a cgroup, which disappears with its last process
-            self._killed_for_memory = self.killed_for_memory()
+            self._memory_killer = self.memory_killer()
             self._usage, self.group = (self._measured.cpu_seconds(), self._measured.peak_bytes()), None
         with contextlib.suppress(OSError):  # it has ended
             self._stream.sock.shutdown(_socket.SHUT_WR)  # the end of its standard input

@@ -20,6 +20,7 @@ class Ending(StrEnum):
     EXITED = "exited"
     TIMEOUT = "timeout"
     OUT_OF_MEMORY = "out_of_memory"
+    MACHINE_OUT_OF_MEMORY = "machine_out_of_memory"  # below the run's own limit; not the harness's fault
     DISK_FULL = "disk_full"
     INTERRUPTED = "interrupted"  # the runner stopped it, or died
     NOT_STARTED = "not_started"  # the sandbox itself failed; not the harness's fault

@@ -89,7 +89,12 @@ class Watchdog:
         self._start = time.monotonic()
         self._parent = os.getppid()
         self._machine_kills = cgroups.read_count(*_MACHINE_KILLS)
-        self._out_of_memory = "out_of_memory", f"used more than {self._limits['memory'] >> 20} MiB of memory"
+        self._has_group = child.group is not None
+        mib = self._limits["memory"] >> 20
+        self._memory_ends = {
+            "limit": ("out_of_memory", f"used more than {mib} MiB of memory"),
+            "machine": ("machine_out_of_memory", f"killed by the kernel, below its own limit of {mib} MiB"),
+        }
         self._disk_full = "disk_full", f"work/ took more than {self._limits['disk'] >> 20} MiB"
         self._ending, self._detail, self._peak = "", "", 0
         self._next_disk, self._next_tick = self._start + DISK_TICK, self._start + TICK
@@ -140,8 +145,8 @@ class Watchdog:
         if not started.startswith(b"S"):
             reason = started[1:].decode(errors="replace") or last_line
             self._ending, self._detail = "not_started", reason or f"the sandbox ended with code {code}"
-        elif self._child.killed_for_memory() or (code != 0 and self._ran_out_of_memory(code)):
-            self._ending, self._detail = self._out_of_memory
+        elif killer := self._child.memory_killer() or (self._other_memory_killer(code) if code != 0 else ""):
+            self._ending, self._detail = self._memory_ends[killer]
         elif workdir.used_bytes(self._plan["work"], [], self._limits["disk"]) > self._limits["disk"]:
             self._ending, self._detail = self._disk_full
         elif code != 0 and not self._detail:
@@ -151,10 +156,13 @@ class Watchdog:
             if any(word in output or (word == "SIGBUS" and code == 128 + signal.SIGBUS) for word in words):
                 self._detail += f" ({note})"
 
-    def _ran_out_of_memory(self, code: "int | None") -> bool:
-        if code == 128 + signal.SIGKILL and cgroups.read_count(*_MACHINE_KILLS) > self._machine_kills:
-            return True
-        return any(word in self._output.end(2000) for word in _MEMORY_ERRORS)
+    def _other_memory_killer(self, code: "int | None") -> str:
+        """Return what ran out where no cgroup tells: the kernel's kill, or the last lines of the output."""
+        kills = cgroups.read_count(*_MACHINE_KILLS)
+        if code == 128 + signal.SIGKILL and kills > self._machine_kills and not self._has_group:
+            peak = max(self._peak, self._child.usage()[1])
+            return "limit" if peak > self._limits["memory"] else "machine"
+        return "limit" if any(word in self._output.end(2000) for word in _MEMORY_ERRORS) else ""
 
     def _check(self) -> None:
         time_now = time.monotonic()
@@ -170,8 +178,8 @@ class Watchdog:
                 self._check_disk(time_now)
 
     def _check_processes(self) -> None:
-        if self._child.killed_for_memory():
-            self._ending, self._detail = self._out_of_memory
+        if killer := self._child.memory_killer():
+            self._ending, self._detail = self._memory_ends[killer]
         if self._child.group:
             return
         ours = self._child.processes()
@@ -180,7 +188,7 @@ class Watchdog:
             used = sum(map(child.proportional_bytes, ours))
         self._peak = max(self._peak, used)
         if used > self._limits["memory"]:
-            self._ending, self._detail = self._out_of_memory
+            self._ending, self._detail = self._memory_ends["limit"]
         elif sum(process.threads for process in ours) > self._limits["processes"] + self._plan["relays"] + _SPARE:
             self._over("exited", f"killed: more than {self._limits['processes']} processes and threads")
 

@@ -1,7 +1,7 @@
 """Chooses the parents of a proposal, the best of parallel ones, and detects a plateau: pure functions of history."""
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -10,8 +10,8 @@ from statistics import fmean, pstdev
 
 from sia_runner.config.experiment import SearchConfig
 from sia_runner.records import Lever, PastGeneration, Status, Trial
-from sia_runner.selection.islands import island_leader
-from sia_runner.selection.pareto import DevValues, draw_parents, group_means
+
+DevValues = Mapping[str, float]  # dev question, or group of them -> a candidate's value, in metric units
 
 # Steepness of the sigmoid: one unit above the midpoint counts 7.4 times as much as one unit below it.
 _STEEPNESS = 2.0
@@ -80,6 +80,108 @@ def archive_weights(history: Sequence[PastGeneration], novelty: float, higher_is
     children = Counter(parents_by_generation(history).values())
     merits = {n: sign * (score.value - middle) / unit if unit else 0.0 for n, score in scored.items()}
     return {n: 1 / (1 + math.exp(-_STEEPNESS * merit)) / (1 + children[n]) ** novelty for n, merit in merits.items()}
+
+
+# Islands: lineages that do not see one another, but for the leaders that migrate from time to time
+
+
+def island_of(n: int, islands: int) -> int:
+    """Return the island of generation `n`: they take turns. The first generation lives on all of them."""
+    return (n - 2) % islands
+
+
+def island_leader(
+    history: Sequence[PastGeneration], n: int, islands: int, migrate_every: int, higher_is_better: bool
+) -> int | None:
+    """Return the best scored candidate on the island of generation `n`; None while the island is empty.
+
+    After every `migrate_every` generations each island gets the leader of the one before it, in a ring. Of equal
+    candidates the older one leads.
+    """
+    sign, members = 1 if higher_is_better else -1, [dict[int, float]() for _ in range(islands)]
+    for past in history:
+        if past.val is not None:
+            homes = range(islands) if past.n == 1 else [island_of(past.n, islands)]
+            for home in homes:
+                members[home][past.n] = sign * past.val.value
+        if past.n > 1 and (past.n - 1) % migrate_every == 0:
+            leaders = [_leader(island) for island in members]
+            for home, leader in enumerate(leaders):
+                if leader is not None:
+                    members[(home + 1) % islands][leader] = members[home][leader]
+    return _leader(members[island_of(n, islands)])
+
+
+def _leader(values: dict[int, float]) -> int | None:
+    return max(values, key=lambda n: (values[n], -n), default=None)
+
+
+# The Pareto front of dev questions, as in GEPA (Agrawal et al. 2025), with single questions or groups of them
+
+
+def group_means(values: DevValues, groups: int | None, seed: int) -> dict[str, float]:
+    """Return the mean value of each group. `groups` None: each question is one; else they are dealt at random."""
+    if groups is None:
+        return dict(values)
+    units = sorted(values)
+    Random(f"{seed}:groups").shuffle(units)
+    dealt: dict[str, list[float]] = defaultdict(list)
+    for position, unit in enumerate(units):
+        dealt[str(position % groups)].append(values[unit])
+    return {group: fmean(members) for group, members in dealt.items()}
+
+
+def pareto_front(candidates: Mapping[int, DevValues], higher_is_better: bool) -> dict[int, frozenset[str]]:
+    """Return the groups on which each candidate is best or as good as the best, without candidates that add none.
+
+    A candidate adds none if the others are best on all of its groups too: those go first that are worst in all, of
+    equal ones the newest. The groups must be the same for all.
+    """
+    sign = 1 if higher_is_better else -1
+    best: dict[str, float] = {}
+    for values in candidates.values():
+        for group, value in values.items():
+            best[group] = max(best.get(group, sign * value), sign * value)
+    front = {
+        n: frozenset(group for group, value in values.items() if sign * value == best[group])
+        for n, values in candidates.items()
+    }
+    holders = Counter(group for groups in front.values() for group in groups)
+    for n in sorted(front, key=lambda n: (sign * fmean(candidates[n].values()), -n)):
+        if all(holders[group] > 1 for group in front[n]):
+            holders.subtract(front.pop(n))
+    return front
+
+
+def front_weights(front: Mapping[int, frozenset[str]]) -> dict[int, float]:
+    """Return how likely each survivor is extended: its groups, each shared by those that are best on it."""
+    holders = Counter(group for groups in front.values() for group in groups)
+    return {n: sum(1 / holders[group] for group in groups) for n, groups in front.items()}
+
+
+def draw_parents(
+    candidates: Mapping[int, DevValues], merge_fraction: float, higher_is_better: bool, rng: Random
+) -> tuple[int, int | None]:
+    """Draw the survivor that a proposal extends and, in `merge_fraction` of the cases, one to merge with it.
+
+    The second one is drawn by the number of groups on which it is better than the first; None where none is.
+    """
+    weights = front_weights(pareto_front(candidates, higher_is_better))
+    parent = rng.choices(list(weights), list(weights.values()))[0]
+    if rng.random() >= merge_fraction:
+        return parent, None
+    better = {n: len(better_groups(candidates[n], candidates[parent], higher_is_better)) for n in weights}
+    others = [n for n, count in better.items() if count]
+    return parent, rng.choices(others, [better[n] for n in others])[0] if others else None
+
+
+def better_groups(values: DevValues, reference: DevValues, higher_is_better: bool) -> list[str]:
+    """Return the groups (or questions) on which `values` are better than the `reference`."""
+    sign = 1 if higher_is_better else -1
+    return [group for group, value in values.items() if sign * value > sign * reference[group]]
+
+
+# What the history says
 
 
 def parents_by_generation(history: Sequence[PastGeneration]) -> dict[int, int | None]:

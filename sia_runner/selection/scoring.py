@@ -210,6 +210,7 @@ def _bootstrap(aggregate: Aggregate | None, outcomes: Sequence[Outcome], seed: i
 _EXPLAINED = frozenset({OutcomeKind.WRONG, OutcomeKind.NO_ANSWER, OutcomeKind.INVALID_FORMAT})
 # a message may not quote a prediction, which may be one of val
 _REASONS = {
+    OutcomeKind.KILLED: "the machine ran out of memory",
     OutcomeKind.RATE_LIMITED: "the provider did not answer",
     OutcomeKind.REFUSED: "the provider refused it",
     OutcomeKind.BUDGET: "the budget was spent",

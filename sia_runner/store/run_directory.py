@@ -18,10 +18,15 @@ class RunDirectoryError(RunnerError):
     """The run directory cannot be used; the message is one line for the user (exit code 2)."""
 
 
-def write_bytes(path: Path, data: bytes, durable: bool = True) -> None:
-    """Write atomically: a reader sees the old file or the new one, also after a power cut if `durable`."""
+def write_bytes(path: Path, data: bytes, durable: bool = True, *, private: bool = False) -> None:
+    """Write atomically: a reader sees the old file or the new one, also after a power cut if `durable`.
+
+    `private`: nobody but this user may read it.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     with temporary.open("wb") as stream:
+        if private:
+            os.fchmod(stream.fileno(), 0o600)
         stream.write(data)
         if durable:  # which a file that is made again from others need not be
             stream.flush()

@@ -25,6 +25,8 @@ _NORMAL_RATIOS = (0.5, 2.0)  # of the learner's probability to the sampler's
 _CANARY_ROWS = 8
 _CANARY_TOKENS = 8  # the least that tell noise from an effect
 _ROUNDING = 1e-5  # nats per token: smaller effects drown in float32
+# Nats, root mean square: of smaller effects a server that computes in 16 bits may round nearly all away, or half.
+_SEEN_FROM, _HALF_SEEN_FROM = 0.3, 1.0
 _CANARY_ERROR = 0.1  # greatest standard error of a share that decides
 
 
@@ -71,6 +73,7 @@ class Effect:
 
     share: float
     error: float  # standard error of the share; inf: the adapter has no effect yet, or there are too few tokens
+    size: float = 0.0  # root mean square of the effect on the learner's logprobs, nats
 
 
 def effect_at_server(server: RowNumbers, server_base: RowNumbers, learner: RowNumbers, base: RowNumbers) -> Effect:
@@ -89,7 +92,7 @@ def effect_at_server(server: RowNumbers, server_base: RowNumbers, learner: RowNu
         return Effect(0.0, math.inf)
     share = float(effect_t @ server_effect_t) / strength
     noise = float(np.sum((server_effect_t - share * effect_t) ** 2)) / (tokens - 1)
-    return Effect(share, math.sqrt(noise / strength))
+    return Effect(share, math.sqrt(noise / strength), math.sqrt(strength / tokens))
 
 
 def adapter_is_served(score: Score, learner: Learner, rows: Sequence[TrainingRow], temperature: float) -> bool:
@@ -118,6 +121,8 @@ def adapter_is_served(score: Score, learner: Learner, rows: Sequence[TrainingRow
     if effect.error > _CANARY_ERROR * expected:
         return False
     if effect.share < expected / 2:
+        if effect.size < (_SEEN_FROM if effect.share <= 3 * effect.error else _HALF_SEEN_FROM):
+            return False
         raise PolicyError(
             f"the server answers without the adapter that was published: it shows {effect.share:.0%} of its effect on "
             f"the logprobs of {len(rows)} recorded completions; see that it serves LoRA adapters of this base"

@@ -1,9 +1,12 @@
 """`python -m sia_runner adapters`: what a run has trained can be listed, shown, loaded, merged and taken away."""
 
+import base64
 import json
 import re
 import shutil
+import threading
 from dataclasses import asdict, dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -216,3 +219,120 @@ def test_what_is_no_run_or_no_adapter_is_refused_in_one_line(made, tmp_path, cap
     write_journal(made.run, {1: ("harness", "accepted")})
     assert "has no adapters" in refused(capsys, made.run)
     assert "runs on the base alone" in refused(capsys, "export", made.run, tmp_path / "out")
+
+
+def test_a_dry_run_writes_what_would_be_published_and_sends_nothing(made, tmp_path, monkeypatch, capsys):
+    from huggingface_hub import ModelCard
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # where nothing answers
+    origin = json.loads((made.adapter / "sia_adapter.json").read_text())
+    proof = [{"prompt": [1], "completion": [2], "logprobs": [-1.0]}]
+    (made.adapter / "sia_adapter.json").write_text(json.dumps(origin | {"service": {"url": "u", "proof": proof}}))
+    (made.run / "journal.jsonl").unlink()
+    write_journal(made.run, {1: ("harness", "accepted"), 2: ("weights", "accepted")})
+    summary = {"metric": {"name": "accuracy"}, "best": {"baseline_test": {"value": 0.3, "ci95": [0.2, 0.4], "n": 50}}}
+    (made.run / "summary.json").write_text(json.dumps(summary))
+    (made.run / "config.yaml").write_text("task: {name: arithmetic, licence: CC0-1.0}\n")
+    out = tmp_path / "card"
+    options = ["--dry-run", str(out), "--base", "acme/base-1", "--licence", "apache-2.0"]
+    assert main(["adapters", "publish", str(made.run), "me/adapter-1", *options]) == 0
+    assert "nothing was sent" in capsys.readouterr().out
+    card = ModelCard.load(out / "README.md")
+    assert (card.data.base_model, card.data.library_name, card.data.license) == ("acme/base-1", "peft", "apache-2.0")
+    (result,) = card.data.eval_results
+    assert (result.dataset_name, result.dataset_split, result.metric_value) == ("arithmetic", "val", 0.5)
+    assert "0.300 [0.200, 0.400] (n=50)" in card.text and "CC0-1.0" in card.text and "`arithmetic`" in card.text
+    texts = "".join(path.read_text(errors="replace") for path in out.iterdir() if path.suffix != ".safetensors")
+    assert str(made.base) not in texts and "proof" not in texts  # neither paths of this machine nor a task's prompts
+    assert adapter_sha256(out) == adapter_sha256(made.adapter)
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(made.base), out).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(model(input_ids=IDS).logits, made.logits, atol=1e-4, rtol=1e-4)
+
+
+def test_what_cannot_be_published_is_refused_before_anything_is_sent(made, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    assert "HF_TOKEN is not set" in refused(capsys, "publish", made.run, "me/adapter-1")
+    assert "allowed: OWNER/NAME" in refused(capsys, "publish", made.run, "adapter-1")
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    assert "name one, --base OWNER/NAME" in refused(capsys, "publish", made.run, "me/adapter-1")
+    line = refused(capsys, "publish", made.run, "me/adapter-1", "--base", "acme/base-1")
+    assert line.startswith("refused: me/adapter-1 was not published: ") and "hf_secret" not in line
+
+
+class Hub(BaseHTTPRequestHandler):
+    """What of the Hub's interface an upload uses; it keeps the files."""
+
+    files: dict[str, bytes]
+    created: list[dict]
+
+    def do_POST(self):
+        data = self.rfile.read(int(self.headers["Content-Length"]))
+        if not self.allowed:
+            return self.answer({"error": "no"}, 401)
+        if self.path == "/api/repos/create":
+            self.created.append(json.loads(data))
+            return self.answer({"url": f"{self.address}/me/adapter-1", "id": "me/adapter-1"})
+        if self.path.endswith("/preupload/main"):
+            names = [item["path"] for item in json.loads(data)["files"]]
+            modes = [{"path": name, "uploadMode": "regular", "shouldIgnore": False} for name in names]
+            return self.answer({"files": modes})
+        if self.path == "/api/validate-yaml":
+            return self.answer({"errors": [], "warnings": []})
+        assert self.path == "/api/models/me/adapter-1/commit/main"
+        for line in map(json.loads, data.splitlines()):
+            if line["key"] == "file":
+                self.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+        return self.answer({"commitUrl": f"{self.address}/me/adapter-1/commit/1", "commitOid": "1" * 40})
+
+    def do_GET(self):
+        repository = {"id": "me/adapter-1", "sha": "0" * 40, "siblings": []}
+        self.answer(repository) if self.allowed else self.answer({"error": "no"}, 401)
+
+    @property
+    def allowed(self):
+        return self.headers["Authorization"] == "Bearer hf_secret"
+
+    @property
+    def address(self):
+        return f"http://127.0.0.1:{self.server.server_port}"
+
+    def answer(self, body, status=200):
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_publishing_sends_the_folder_to_a_private_repository(made, tmp_path, monkeypatch, capsys):
+    hub = type("OneHub", (Hub,), {"files": {}, "created": []})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    try:
+        args = ["adapters", "publish", str(made.run), "me/adapter-1", "--base", "acme/base-1"]
+        assert main(args) == 0
+        assert "/me/adapter-1/commit/1" in capsys.readouterr().out
+        (created,) = hub.created
+        assert created["name"] == "adapter-1" and created["organization"] == "me"
+        assert created.get("private") or created.get("visibility") == "private"
+        names = {"README.md", "adapter_config.json", "adapter_model.safetensors", "provenance.json", "sia_adapter.json"}
+        assert set(hub.files) == names
+        assert hub.files["adapter_model.safetensors"] == (made.adapter / "adapter_model.safetensors").read_bytes()
+        assert not any(b"hf_secret" in data for data in hub.files.values())
+        monkeypatch.setenv("HF_TOKEN", "hf_other")
+        assert main(args) == 2
+        assert "401" in capsys.readouterr().err
+    finally:
+        server.shutdown()
+        server.server_close()

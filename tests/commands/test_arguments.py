@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 
 LINES = [[name] for name in COMMANDS if name not in ("tasks", "adapters")]
 LINES += [["tasks", name] for name in ("list", "new", "check")]
-LINES += [["adapters", name] for name in ("list", "show", "check", "merge", "export")]
+LINES += [["adapters", name] for name in ("list", "show", "check", "merge", "export", "publish")]
 
 
 def parser_of(words):

@@ -150,6 +150,23 @@ def test_the_server_of_a_policy_is_asked():
     assert results.state == OK and results.text == "tiny, served by peft"
 
 
+def test_servers_that_the_run_starts_are_named_with_those_that_share_them():
+    pytest.importorskip("torch", reason="a policy needs the extra training")
+
+    def checked(*more):
+        policy = ["policy=vllm", "target_agent.policy.base=a/base", "target_agent.policy.vllm.servers=2"]
+        config = check_experiment(composed("task=arithmetic", "target_agent=policy", *policy, *more))
+        return run_check("policy", doctor._check_policy_backend, config)
+
+    here = f"target_agent.policy.vllm.command=[{sys.executable}]"
+    found = checked(here)
+    assert found.state == OK and found.text.endswith("the run starts for all stages: 2 servers of 1 GPU(s)")
+    assert "each stage starts: 2" in checked(here, "target_agent.policy.vllm.owner=stage").text
+    missing = "target_agent.policy.vllm.command=[no-such-vllm]"
+    assert checked(missing).state == FAULT
+    assert checked(missing, "compute=slurm").state == OK, "the node of the job may have it"
+
+
 def test_without_a_policy_there_is_no_server_to_ask():
     results = run_check("policy", doctor._check_policy_backend, check_experiment(composed("task=lawbench")))
     assert results.state == SKIPPED and results.text == "no weights are trained"

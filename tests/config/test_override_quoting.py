@@ -89,6 +89,7 @@ ARGUMENTS = {
     "adapters check": ["trained, 1/gen_2", "--base", "base, 1"],
     "adapters merge": ["trained, 1/gen_2", "merged, 1"],
     "adapters export": ["trained, 1", "taken, 1"],
+    "adapters publish": ["trained, 1", "someone/adapter", "--base", "someone/base", "--dry-run", "sent, 1"],
     "approve": ["runs/waiting, 1"],
     "prepare": ["--config-dir", "desk/conf", "task=desk"],
     "prefetch": ["--config-dir", "desk/conf", "task=desk"],

@@ -1,4 +1,4 @@
-"""Two processes train one adapter in a whole run: killed with the driver, resumed, and one of them lost."""
+"""Two processes train one adapter in a whole run: one of them is lost, then both are killed with the driver."""
 
 import os
 import signal
@@ -44,34 +44,26 @@ def when(driver, moment):
         time.sleep(0.02)
 
 
-def test_killed_with_the_driver_they_leave_nothing_behind_and_go_on_from_their_checkpoint(cli):
+def test_one_is_lost_then_all_are_killed_with_the_driver_and_each_time_they_go_on_from_their_checkpoint(cli):
     driver = cli.start(*EXPERIMENT)
-    when(driver, lambda: "step 4/8" in log_of(cli))
+    when(driver, lambda: "step 3/8" in log_of(cli))
     assert len(trainers(cli)) == 2
+    os.kill(trainers(cli)[-1], signal.SIGKILL)
+    when(driver, lambda: "resumed after step" in log_of(cli) and "step 5/8" in log_of(cli))
+    assert "a process of the training was lost" in log_of(cli)
     driver.kill()
     driver.communicate()
     until(lambda: not alive(cli), 30)
     done = cli(f"resume={cli.run}", timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "FutureWarning" not in done.stderr
-    assert log_of(cli).count("resumed after step") == 1, "one of them tells"
+    assert log_of(cli).count("resumed after step") == 2, "one of them tells"
     (built,) = [e["result"] for e in cli.journal if e["event"] == "done" and e["step"] == "gen_2/build"]
     assert built["steps"] == len(built["reward"]) == STEPS and not built["fault"]
     last = [line for line in log_of(cli).splitlines() if line.startswith("step 8/8")]
     assert len(last) == 1
+    assert cli.summary["generations"][1]["status"] in ("accepted", "rejected")
     assert not (cli.run / "gen_2" / "processes").exists() and not (cli.run / "gen_2" / "rollouts").exists()
     code, verify_output = command("verify", cli.run)
     assert code == 0, verify_output
-    assert not alive(cli)
-
-
-def test_one_that_is_lost_ends_the_other_and_both_go_on_from_the_checkpoint(cli):
-    driver = cli.start(*EXPERIMENT)
-    when(driver, lambda: "step 2/8" in log_of(cli))
-    os.kill(trainers(cli)[-1], signal.SIGKILL)
-    output, _ = driver.communicate(timeout=200)
-    assert driver.returncode == 0, output
-    assert "a process of the training was lost" in log_of(cli) and "resumed after step" in log_of(cli)
-    assert f"step {STEPS}/{STEPS}" in log_of(cli)
-    assert cli.summary["generations"][1]["status"] in ("accepted", "rejected")
     assert not alive(cli)

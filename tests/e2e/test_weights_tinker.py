@@ -22,7 +22,7 @@ import pytest
 pytest.importorskip("tinker", reason="policy=tinker needs the extra `tinker`")
 
 from tests.conftest import ROOT, Cli
-from tests.scripts import parity
+from tests.scripts import parity, sentences
 from tests.scripts.tinker_proxy import TinkerProxy, with_key, without_adapters
 
 URL, BASE, STATE = (os.environ.get(name, "") for name in ("SIA_TINKER_URL", "SIA_SMOLLM2", "SIA_TINKER_STATE"))
@@ -122,8 +122,7 @@ class Unbroken:
     """A whole run without a fault."""
 
     run: Path
-    summary: dict[str, Any]
-    server: Counter[str]  # tokens
+    trained: int  # tokens, by the server's books
     steps: int  # that the server has taken
 
 
@@ -133,7 +132,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Unbroken:
     cli, books = Cli(folder), ServerBooks()
     done = cli(*overrides(folder), f"hydra.run.dir={cli.run}", timeout=PATIENCE)
     assert done.returncode == 0, done.stdout + done.stderr
-    return Unbroken(cli.run, cli.summary, books.tokens(), len(books.requests("OPTIM_STEP")))
+    return Unbroken(cli.run, books.tokens()["trained"], len(books.requests("OPTIM_STEP")))
 
 
 def assert_trained(run: Path, summary: dict[str, Any], trainer: str, steps: int = 3) -> None:
@@ -163,11 +162,19 @@ def assert_applied(generation: Path) -> None:
 
 
 @ours
-def test_a_whole_run_is_in_the_ledger_as_in_the_servers_books(unbroken: Unbroken) -> None:
-    assert_trained(unbroken.run, unbroken.summary, "grpo")
-    assert [step["step"] for step in curve_of(unbroken.run)] == [1, 2, 3]
-    assert unbroken.steps <= 3  # none without a gradient
-    assert unbroken.server["trained"] > 0 and ledger_tokens(unbroken.run) == unbroken.server
+def test_harness_and_weights_are_recorded_as_in_process_and_in_the_ledger_as_in_the_servers_books(
+    cli: Cli, tmp_path: Path
+) -> None:
+    at = ["policy=tinker", f"target_agent.policy.base={BASE}", f"target_agent.policy.base_url={URL}"]
+    at += ["target_agent.policy.tinker.reduction=mean"]
+    books = ServerBooks()
+    done = cli(*sentences.overrides(tmp_path), *at, f"hydra.run.dir={cli.run}", timeout=PATIENCE)
+    assert done.returncode == 0, done.stdout + done.stderr
+    sentences.check_run(cli, BASE, Path(BASE), max_drift=1e-6, max_gap=1e-3, service=True)
+    server = books.tokens()
+    assert server["trained"] > 0 and ledger_tokens(cli.run) == server
+    assert len(books.requests("OPTIM_STEP")) <= sentences.STEPS  # none without a gradient
+    assert origin_of(cli.run)["service"]["address"] == URL
 
 
 @every
@@ -186,11 +193,12 @@ class BrokenRun:
         self.cli, self.books = cli, ServerBooks()
         self.runner = cli.start(*overrides(folder), f"hydra.run.dir={cli.run}", process_group=0)
 
-    def until_in_a_step(self) -> None:
+    def until_in_a_step(self, steps: int = 1) -> None:
+        """Wait until the server computes a gradient that more than `steps` have gone before."""
         deadline = time.monotonic() + PATIENCE
         while True:
             sent = self.books.requests("FORWARD_BACKWARD")
-            if curve_of(self.cli.run) and len(sent) > 1 and sent[-1][1] == "PENDING":
+            if curve_of(self.cli.run) and len(sent) > steps and sent[-1][1] == "PENDING":
                 return
             assert self.runner.poll() is None and time.monotonic() < deadline, self.runner.communicate()[0]
             time.sleep(0.02)
@@ -214,16 +222,7 @@ class BrokenRun:
         assert before < unbroken.steps == len(self.books.requests("OPTIM_STEP"))
         ledger, server = ledger_tokens(cli.run), self.books.tokens()
         assert all(ledger[name] >= server[name] for name in server), (ledger, server)
-        assert ledger["trained"] > unbroken.server["trained"], "what the kill has wasted is counted"
-
-
-@ours
-def test_kill_of_the_runner_in_an_update(cli: Cli, tmp_path: Path, unbroken: Unbroken) -> None:
-    run = BrokenRun(cli, tmp_path)
-    run.until_in_a_step()
-    os.killpg(run.runner.pid, signal.SIGKILL)
-    run.runner.wait()
-    run.resume(unbroken)
+        assert ledger["trained"] > unbroken.trained, "what the kills have wasted is counted"
 
 
 @pytest.fixture
@@ -239,7 +238,7 @@ def start_again() -> Iterator[Callable[[], None]]:
 
 
 @ours
-def test_kill_of_the_server_in_an_update(
+def test_kill_of_the_server_in_an_update_and_then_of_the_runner_in_the_same_one(
     cli: Cli, tmp_path: Path, unbroken: Unbroken, start_again: Callable[[], None]
 ) -> None:
     run = BrokenRun(cli, tmp_path)
@@ -251,6 +250,11 @@ def test_kill_of_the_server_in_an_update(
     refused = cli(f"resume={cli.run}", timeout=240)
     assert refused.returncode != 0 and "cannot be reached" in refused.stdout + refused.stderr
     start_again()
+    gradients = len(run.books.requests("FORWARD_BACKWARD"))
+    run.runner = cli.start(f"resume={cli.run}", process_group=0)
+    run.until_in_a_step(gradients)
+    os.killpg(run.runner.pid, signal.SIGKILL)
+    run.runner.wait()
     run.resume(unbroken)
 
 

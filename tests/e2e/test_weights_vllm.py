@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("torch", reason="the weights lever needs the extra `training`")
 
-from tests.scripts import parity
+from tests.scripts import parity, sentences
 
 URL, BASE = os.environ.get("SIA_VLLM_URL", ""), os.environ.get("SIA_SMOLLM2", "")
 PYTHON = os.environ.get("SIA_VLLM_PYTHON", "")
@@ -31,17 +31,13 @@ def served() -> list[str]:
         return [model["id"] for model in json.load(answer)["data"]]
 
 
-def test_a_generation_is_trained_gated_scored_and_tested_through_a_real_server(cli, tmp_path):
-    at = [f"target_agent.policy.{key}" for key in (f"base={BASE}", "backend=vllm", f"base_url={URL}")]
-    done = cli(*parity.overrides(tmp_path, max_tokens=8), *at, f"hydra.run.dir={cli.run}", timeout=850)
+def test_harness_and_weights_on_a_chat_model_are_recorded_as_in_process(cli, tmp_path):
+    at = ["policy=vllm", f"target_agent.policy.base={BASE}", f"target_agent.policy.base_url={URL}"]
+    done = cli(*sentences.overrides(tmp_path), *at, f"hydra.run.dir={cli.run}", timeout=850)
     assert done.returncode == 0, done.stdout + done.stderr
-    second = cli.summary["generations"][1]
-    assert (second["lever"], second["algorithm"]) == ("weights", "grpo") and second["val"]["n"] == 8
-    origin = json.loads((cli.run / "gen_2" / "adapter" / "sia_adapter.json").read_text())
-    assert origin["steps"] == 3 and origin["base_id"] == BASE
+    sentences.check_run(cli, BASE, BASE, max_drift=0.05, max_gap=0.2)  # the server computes in bfloat16
     assert served() == [BASE], "no adapter of ours is left at the server"
     assert not list((cli.run / "served").iterdir())
-    assert_applied(cli.run / "gen_2")
 
 
 @pytest.mark.skipif(not PYTHON, reason="no interpreter with vLLM: tests/engines/vllm.sh env")
@@ -49,7 +45,7 @@ def test_a_server_that_the_run_starts_is_killed_started_again_and_ended(cli, tmp
     """The same generation; a server killed after the first step gets the adapter again, and none is left."""
     command = json.dumps([PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model"])
     at = ["policy=vllm", f"target_agent.policy.base={BASE}", f"target_agent.policy.vllm.command={command}"]
-    at += [f"target_agent.policy.vllm.args={json.dumps(shlex.split(ON_CPU))}"]
+    at += [f"target_agent.policy.vllm.args={json.dumps(shlex.split(ON_CPU))}", "target_agent.policy.vllm.owner=stage"]
     environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
     seen: set[int] = set()
     killed: list[int] = []

@@ -9,6 +9,7 @@ from sia_runner.config.experiment import check_experiment
 from sia_runner.experiment import resources
 from sia_runner.experiment.context import Components
 from sia_runner.experiment.resources import FitError, fit_lines, gpu_memory, gpu_request, loads_policy, stage_resources
+from sia_runner.experiment.runner import job_kinds
 from tests.config.test_experiment import composed, faults
 
 SEVEN_B = {
@@ -72,7 +73,8 @@ def test_stages_that_ask_a_server_or_a_tiny_policy_need_none(seven_b, more):
 
 
 def test_stages_that_start_servers_get_their_gpus_and_an_update_its_own_beside_them(seven_b):
-    servers = ["policy=vllm", "target_agent.policy.vllm={servers: 2, tensor_parallel: 2}", "trainer.shards=3"]
+    two_by_two = "target_agent.policy.vllm={owner: stage, servers: 2, tensor_parallel: 2}"
+    servers = ["policy=vllm", two_by_two, "trainer.shards=3"]
     found = of(seven_b, *servers)
     assert {found[kind].gpus for kind in ("propose", "gate", "run", "test")} == {4} and found["train"].gpus == 3 + 4
     few = check_experiment(composed(*seven_b, *servers, "compute.resources.train.gpus=4"))
@@ -80,8 +82,62 @@ def test_stages_that_start_servers_get_their_gpus_and_an_update_its_own_beside_t
         list(fit_lines(few))
 
 
+def test_shared_servers_are_a_job_of_their_own_and_stages_ask_for_none_of_their_gpus(seven_b):
+    servers = ["policy=vllm", "target_agent.policy.vllm={servers: 2, tensor_parallel: 2}", "trainer.shards=3"]
+    config = check_experiment(composed(*seven_b, *servers, "compute.resources.policy.gpu_gb=80"))
+    found = {kind: stage_resources(config, kind) for kind in (*STAGES, "servers")}
+    assert {found[kind].gpus for kind in ("propose", "gate", "run", "test")} == {None} and found["train"].gpus == 3
+    assert (found["servers"].gpus, found["servers"].cpus, found["servers"].memory_gb) == (4, 8, ceil(2 * 15.2) + 8)
+    assert found["propose"].run_in == "driver" and found["servers"].run_in != "driver"
+    parameters = Components(config).compute.parameters("servers")
+    assert "servers" in job_kinds(config), "sbatch is asked about it before anything starts"
+    assert parameters["gres"] == "gpu:4" and "gres" not in Components(config).compute.parameters("run")
+    last = list(fit_lines(config))[-1]
+    assert "2 vLLM servers, a job of their own" in last
+    assert "GPUs: 4, shared by: propose, train, gate, run, test" in last
+    few = check_experiment(composed(*seven_b, *servers, "+compute.resources.servers.gpus=3"))
+    with pytest.raises(FitError, match=r"compute\.resources\.servers has 3 GPUs on a node, but servers take 4"):
+        list(fit_lines(few))
+
+
+def test_on_one_machine_an_update_finds_its_gpus_beside_the_shared_servers(seven_b, monkeypatch):
+    here = ["compute=local", "policy=vllm", "trainer.shards=2"]
+    config = check_experiment(composed(*seven_b, *here))
+    monkeypatch.setattr(resources, "gpus_here", lambda: [80e9] * 2)
+    with pytest.raises(FitError, match="this machine has 2 GPUs on a node, but train takes 3, 1 of them for servers"):
+        list(fit_lines(config))
+    monkeypatch.setattr(resources, "gpus_here", lambda: [80e9] * 3)
+    assert "1 vLLM server, started by the process of the run, GPUs: 1" in list(fit_lines(config))[-1]
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["+compute.resources.servers.run_in=driver"], "compute.resources.servers.run_in=driver"),
+        (["+compute.resources.servers.nodes=2"], "compute.resources.servers.nodes: only an update"),
+        (["compute=local", "search.parallel_candidates=2", "trainer=none", "target_agent=policy",
+          "target_agent.policy.vllm.owner=stage"], "allowed with it: target_agent.policy.vllm.owner=run"),
+        (["compute=inline", "compute._target_=my.own.Compute", "target_agent.policy.vllm.owner=run"],
+         "allowed with compute._target_=my.own.Compute: target_agent.policy.vllm.owner=stage"),
+    ],
+)  # fmt: skip
+def test_servers_that_could_not_be_shared_are_refused_in_one_line(seven_b, more, says):
+    (line,) = faults(*seven_b, "policy=vllm", *more)
+    assert says in line and "\n" not in line
+
+
+def test_a_compute_class_of_the_users_own_starts_servers_by_stage(seven_b):
+    own = ["compute=inline", "compute._target_=my.own.Compute", "policy=vllm"]
+    assert not check_experiment(composed(*seven_b, *own)).shares_servers
+    assert check_experiment(composed(*seven_b, "compute=inline", "policy=vllm")).shares_servers
+
+
 def test_a_server_that_cannot_hold_the_base_is_refused_with_a_number_of_gpus_that_do(seven_b):
     large = ["target_agent.policy.base=gpt-oss-120b", "policy=vllm", "trainer.lora.parameters=[]", "trainer.shards=6"]
+    with pytest.raises(FitError, match=r"resources.servers has GPUs of 48.0 GB, .* allowed: .*tensor_parallel=2"):
+        list(fit_lines(check_experiment(composed(*seven_b, *large, "compute.resources.policy.gpus='l40s:2'",
+                                                 "compute.resources.train.gpus='h100:7'"))))  # fmt: skip
+    large += ["target_agent.policy.vllm.owner=stage"]
     with pytest.raises(FitError, match=r"propose has GPUs of 48.0 GB, .* allowed: .*tensor_parallel=2"):
         list(fit_lines(check_experiment(composed(*seven_b, *large, "compute.resources.policy.gpus='l40s:2'",
                                                  "compute.resources.train.gpus='h100:7'"))))  # fmt: skip

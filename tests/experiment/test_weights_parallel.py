@@ -1,10 +1,13 @@
 """Several processes for one update: which GPU each sees, and what is made of how they ended."""
 
+import os
+
 import pytest
 
 from sia_runner.compute import task
 from sia_runner.compute.task import RETURNED, StageOutcome
 from sia_runner.config.experiment import check_experiment
+from sia_runner.config.training import PolicyConfig, VllmSettings
 from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.weights import parallel
 from sia_runner.stage_results import BuildResult
@@ -25,19 +28,36 @@ def algorithm():
 
 
 @pytest.mark.parametrize(
-    ("given", "seen"),
+    ("given", "there", "seen"),
     [
-        ({}, ["0", "1"]),
-        ({"CUDA_VISIBLE_DEVICES": "4,6"}, ["4", "6"]),
-        ({"CUDA_VISIBLE_DEVICES": "GPU-a,GPU-b,GPU-c"}, ["GPU-a", "GPU-b"]),
-        ({"CUDA_VISIBLE_DEVICES": ""}, ["", ""]),
+        ({}, ["0", "1"], ["0", "1"]),
+        ({"CUDA_VISIBLE_DEVICES": "4,6"}, ["0", "1"], ["4", "6"]),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-a,GPU-b,GPU-c"}, [], ["GPU-a", "GPU-b"]),
+        ({"CUDA_VISIBLE_DEVICES": ""}, ["0", "1"], ["", ""]),
+        ({}, ["0"], [None, None]),  # fewer than processes: those compute on CPUs, or the update was refused
+        ({}, [], [None, None]),
     ],
 )
-def test_each_sees_one_gpu_of_those_that_were_visible_as_its_first(given, seen):
+def test_each_sees_one_gpu_of_those_that_were_visible_as_its_first(monkeypatch, given, there, seen):
+    monkeypatch.setattr(parallel, "_all_gpus", lambda: there)
     for rank in (0, 1):
-        environ = {**given, "LOCAL_RANK": str(rank)}
+        environ = {**given, "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}
         parallel._select_gpu(environ, rank)
-        assert (environ["CUDA_VISIBLE_DEVICES"], environ["LOCAL_RANK"]) == (seen[rank], "0")
+        assert (environ.get("CUDA_VISIBLE_DEVICES"), environ["LOCAL_RANK"]) == (seen[rank], "0")
+
+
+def test_processes_without_a_gpu_start_as_many_servers_as_are_wanted(monkeypatch):
+    pytest.importorskip("torch", reason="training needs torch")
+    from sia_runner.policy.vllm_servers import cards_of_servers
+
+    monkeypatch.setattr(parallel, "_all_gpus", list)
+    for name in ("CUDA_VISIBLE_DEVICES", "SIA_SERVER_CARDS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    parallel._select_gpu(os.environ, 0)
+    spec = PolicyConfig(base="a/model", backend="vllm", vllm=VllmSettings(servers=2))
+    assert cards_of_servers(spec) == [None, None]
 
 
 def test_the_gpus_that_nobody_trains_on_are_left_for_servers():

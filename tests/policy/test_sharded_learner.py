@@ -23,7 +23,7 @@ from sia_runner.config.training import LoraSettings, PolicyConfig
 from sia_runner.policy import forward
 from sia_runner.policy.base_model import load_base
 from sia_runner.policy.engine import PolicyEngine
-from sia_runner.policy.sharded_learner import sharded_learner
+from sia_runner.policy.sharded_learner import ShardPolicy, sharded_learner, share_base_sha256
 from sia_runner.records import OutcomeKind, SampledCall, Trajectory
 from sia_runner.training import drivers
 from sia_runner.wire.learning import ForwardPass, Learner, StepSettings, TokenWeights
@@ -267,6 +267,19 @@ def test_a_real_chat_model_is_trained_by_two_processes_as_by_one(tmp_path):
     take_real_steps(tmp_path, "1")
     alone, several = (json.loads((tmp_path / f"{count}.json").read_text()) for count in (1, 2))
     assert several == pytest.approx(alone, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_one_process_reads_the_base_and_sends_its_hash_to_the_others(tmp_path):
+    in_processes(3, hashes, tmp_path)
+
+
+def hashes(rank: int, processes: int, port: int, root: Path) -> None:
+    environment = {"RANK": rank, "WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in environment.items()})
+    base = PolicyConfig(base=str(root / "no files"), device="cpu")
+    own = ShardPolicy(base).base_sha256 if rank else share_base_sha256(base, "a" * 64)
+    assert own == "a" * 64
 
 
 def real_steps(rank: int, processes: int, port: int, root: Path, out: str) -> None:

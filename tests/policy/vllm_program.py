@@ -18,6 +18,7 @@ from pathlib import Path
 ARGUMENTS = sys.argv[1:]
 FOLDER = Path(ARGUMENTS[ARGUMENTS.index("--folder") + 1])
 PORT = int(ARGUMENTS[ARGUMENTS.index("--port") + 1])
+HOST = ARGUMENTS[ARGUMENTS.index("--host") + 1]
 NAME = ARGUMENTS[ARGUMENTS.index("--served-model-name") + 1]
 ENGINE = "import signal, sys, time; {}; time.sleep(600)"
 ADAPTERS: dict[str, str] = {}
@@ -73,9 +74,10 @@ if __name__ == "__main__":
     noted = {"arguments": ARGUMENTS, "cards": os.environ.get("CUDA_VISIBLE_DEVICES"), "engine": engine.pid}
     (FOLDER / f"{os.getpid()}.json").write_text(json.dumps(noted | {"rank": os.environ.get("RANK")}))
     if there("broken"):
+        print("(APIServer) WARNING 11-29 [utils.py:2] This can cause errors like `OSError: Too many open files`.")
         print("(EngineCore) ERROR 11-29 [core.py:1] ValueError: No available memory for the cache blocks.")
         print("RuntimeError: Engine core initialization failed. See root cause above.")
         sys.exit(1)
     while there("slow"):
         time.sleep(0.05)
-    http.server.ThreadingHTTPServer(("127.0.0.1", PORT), Handler).serve_forever()
+    http.server.ThreadingHTTPServer((HOST, PORT), Handler).serve_forever()

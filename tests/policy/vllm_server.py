@@ -2,11 +2,17 @@
 
 Weights of an adapter are read when it is loaded, requests are answered with token ids and logprobs in vLLM's shape, and
 settings that a request leaves out come from the model's own defaults (`defaults`), as vLLM takes them.
+
+As a program it takes vLLM's options, and stands where a run starts `vllm serve`: see `COMMAND`.
 """
 
+import argparse
 import asyncio
 import json
+import os
 import shutil
+import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -44,9 +50,12 @@ class VllmServer:
         lora: bool = True,
         processed: bool = True,
         rank: int = 32,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        key: str = "",
     ) -> None:
         self.engine, self.name = engine, name or engine.base_id
-        self.processed, self.rank, self.key, self.tail = processed, rank, "", False
+        self.processed, self.rank, self.key, self.tail = processed, rank, key, False
         self.adapters: dict[str, Path] = {}
         self.loads: list[tuple[str, str]] = []
         self.asked: list[dict[str, Any]] = []
@@ -57,6 +66,7 @@ class VllmServer:
             RequestBatcher(lambda: cast(PolicyEngine, _Ids(engine))),
         )
         self._batching.start()
+        self._at = host, port
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -64,6 +74,7 @@ class VllmServer:
 
     async def _start(self) -> str:
         app = web.Application(middlewares=[self._first])
+        app.router.add_get("/health", self._health)
         app.router.add_get("/v1/models", self._models)
         app.router.add_post("/v1/completions", self._completions)
         if self._lora:
@@ -71,7 +82,7 @@ class VllmServer:
             app.router.add_post("/v1/unload_lora_adapter", self._unload)
         self._runner = web.AppRunner(app)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        site = web.TCPSite(self._runner, *self._at)
         await site.start()
         return f"http://127.0.0.1:{self._runner.addresses[0][1]}/v1"
 
@@ -91,9 +102,12 @@ class VllmServer:
 
     @web.middleware
     async def _first(self, request: web.Request, handler: Any) -> web.StreamResponse:
-        if self.key and request.headers.get("Authorization") != f"Bearer {self.key}":
+        if self.key and request.path.startswith("/v1") and request.headers.get("Authorization") != f"Bearer {self.key}":
             return web.json_response({"error": "Unauthorized"}, status=401)
         return self.before(request) or await handler(request)
+
+    async def _health(self, _: web.Request) -> web.Response:
+        return web.Response()
 
     async def _models(self, _: web.Request) -> web.Response:
         base = {"id": self.name, "object": "model", "root": self.name, "max_model_len": self.engine.context}
@@ -184,3 +198,27 @@ class VllmServer:
 
 def _error(status: int, message: str) -> web.Response:
     return web.json_response({"error": {"message": message, "type": "BadRequestError", "code": status}}, status=status)
+
+
+COMMAND = [sys.executable, "-m", "tests.policy.vllm_server"]  # target_agent.policy.vllm.command; PYTHONPATH is the root
+
+
+def main() -> None:
+    from tests.policy.checkpoints import no_texts, spec
+
+    parser = argparse.ArgumentParser()
+    parser.add_argument("base")
+    parser.add_argument("--host")
+    parser.add_argument("--port", type=int)
+    parser.add_argument("--served-model-name")
+    options, _ = parser.parse_known_args()
+    folder = Path(tempfile.mkdtemp())
+    # one request at a time: sums over other batches would round otherwise, and scores are compared
+    engine = PolicyEngine(spec(options.base, trust_base=True, max_batch_size=1), folder, no_texts)
+    at = {"host": options.host, "port": options.port, "key": os.environ["VLLM_API_KEY"]}
+    VllmServer(engine, folder, name=options.served_model_name, rank=512, **at)
+    threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -41,8 +42,23 @@ def run_in(group: cgroups.Cgroup, code: str) -> "subprocess.CompletedProcess[str
 def test_memory_is_bounded_exactly_and_the_kill_is_counted(group: cgroups.Cgroup) -> None:
     assert group.oom_kills() == 0
     assert run_in(group, EAT).returncode == -9
-    assert group.oom_kills() > 0
+    assert group.oom_kills() > 0 and group.memory_killer() == "limit"
     assert 48 << 20 < group.peak_bytes() <= 64 << 20
+
+
+def test_a_kill_that_is_not_for_its_own_limit_is_told_apart(group: cgroups.Cgroup) -> None:
+    """A group above it has no memory left, as a machine may have none."""
+    inner = f"{group.memory}/inner"
+    with suppress(OSError), open(f"{group.memory}/cgroup.subtree_control", "w") as file:  # version 2
+        file.write("+memory")
+    os.mkdir(inner)
+    try:
+        roomy = cgroups.Cgroup(inner, inner if group.version == 2 else group.pids, group.version)
+        assert roomy.memory_killer() == ""
+        assert run_in(roomy, EAT).returncode == -9
+        assert roomy.memory_killer() == "machine"
+    finally:
+        os.rmdir(inner)
 
 
 def test_processes_are_bounded(group: cgroups.Cgroup) -> None:

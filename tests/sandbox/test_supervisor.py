@@ -2,12 +2,14 @@
 
 import contextlib
 import os
+import signal
 import threading
+from pathlib import Path
 
 import psutil
 import pytest
 
-from sia_runner.sandbox import workdir
+from sia_runner.sandbox import supervisor, workdir
 from sia_runner.sandbox.protocol import Ending, SandboxJob
 from tests.sandbox.conftest import Box, sandbox_processes, wait_until
 
@@ -133,6 +135,44 @@ def test_a_nearly_full_disk_is_said_before_anything_starts(own_box: Box, monkeyp
     ended = own_box.run("print(1)").ended
     assert ended.ending is Ending.NOT_STARTED
     assert "MiB are left on the disk of" in ended.detail
+
+
+class KilledHarness:
+    """A harness without a cgroup of its own that ended by SIGKILL, with this peak of memory in MiB."""
+
+    def __init__(self, peak: int, group: object = None) -> None:
+        self.code, self.group, self._peak = 128 + signal.SIGKILL, group, peak << 20
+
+    def memory_killer(self) -> str:
+        return ""
+
+    def usage(self) -> tuple[float, int]:
+        return 1.0, self._peak
+
+
+@pytest.mark.parametrize(
+    ("kills", "harness", "ending"),
+    [
+        (1, KilledHarness(99), "machine_out_of_memory"),
+        (1, KilledHarness(101), "out_of_memory"),
+        (0, KilledHarness(99), "exited"),  # by itself
+        (1, KilledHarness(99, group=object()), "exited"),  # its group has no kill: another program's
+    ],
+)
+def test_who_is_killed_below_its_limit_while_the_machine_is_out_of_memory_is_not_at_fault(
+    kills: int, harness: KilledHarness, ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = tmp_path / "vmstat"
+    counts.write_text("oom_kill 5\n")
+    monkeypatch.setattr(supervisor, "_MACHINE_KILLS", (str(counts), "oom_kill"))
+    (tmp_path / "work").mkdir()
+    limits = {"memory": 100 << 20, "output": 1000, "seconds": 9.0, "disk": 1 << 20}
+    plan = {"limits": limits, "work": str(tmp_path / "work"), "hint": ([], "")}
+    watchdog = supervisor.Watchdog(plan, -1, harness)  # pyright: ignore[reportArgumentType]
+    counts.write_text(f"oom_kill {5 + kills}\n")
+    watchdog._ending = "exited"
+    watchdog._find_cause(b"S")
+    assert watchdog._ending == ending
 
 
 def test_what_a_umask_hides_is_recognised(tmp_path: "os.PathLike[str]") -> None:

@@ -1,15 +1,32 @@
 """A small run of task=sentences with both levers, for each place where a policy's weights may be.
 
-One harness, which shows the model examples, and two GRPO steps. What is recorded has to be the same everywhere.
+One harness, which shows the model examples, and two GRPO steps. What is recorded has to be the same everywhere:
+the same keys, the same tokens for the same chat, and an adapter that PEFT reads and that gives the recorded logprobs.
 """
 
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 from sia_runner.system import bundled_folder
 
-STEPS, PROMPTS, SAMPLES = 2, 4, 4
+STEPS, PROMPTS, SAMPLES, MAX_TOKENS = 2, 3, 4, 24
+CALL = {
+    "call", "at", "candidate", "purpose", "question", "sample", "api", "asked_model", "model", "finish_reason",
+    "usage", "usd", "seconds", "attempts", "cached", "tokens", "error", "request", "response",
+}  # fmt: skip
+TOKENS = {
+    "prompt_ids", "completion_ids", "logprobs", "finish_reason", "adapter",
+}  # fmt: skip
+CURVE = {
+    "step", "reward", "kl", "entropy", "zero_groups", "length", "tokens", "drift_kl", "drift_share", "rollouts",
+    "seconds",
+}  # fmt: skip
+ORIGIN = {
+    "base_id", "base_sha256", "lora", "data_sha256", "algorithm", "steps", "seed", "kl", "reward", "parent",
+}  # fmt: skip
+MATRICES, NUMBERS = 2 * 7 * 30, 2_442_240  # of rank 8 for every linear layer of SmolLM2-135M
 
 
 def overrides(folder: Path) -> list[str]:
@@ -17,36 +34,102 @@ def overrides(folder: Path) -> list[str]:
     harness = folder / "few_shot" / "gen_1" / "target_agent.py"
     harness.parent.mkdir(parents=True)
     recipe = bundled_folder("tasks") / "sentences" / "with_model" / "recipes" / "few_shot.py"
-    harness.write_text(recipe.read_text())
+    program = recipe.read_text()
+    assert "MAX_TOKENS = 40" in program
+    harness.write_text(program.replace("MAX_TOKENS = 40", f"MAX_TOKENS = {MAX_TOKENS}"))
     return [
-        *("task=sentences", "+task.data.arguments={labelled: 80, test: 10}", "task.splits.dev=0.1"),
-        *("meta_agent=replay", f"meta_agent.dir={harness.parents[1]}", "max_gen=2", "lever.probe_questions=4"),
+        *("task=sentences", "+task.data.arguments={labelled: 40, test: 6}", "task.splits.dev=0.1"),
+        *("meta_agent=replay", f"meta_agent.dir={harness.parents[1]}", "max_gen=2", "lever.probe_questions=2"),
         *("trainer=grpo", f"trainer.steps={STEPS}", f"trainer.prompts_per_step={PROMPTS}"),
         *(
             f"trainer.group_size={SAMPLES}",
             "trainer.learning_rate=5e-4",
             "trainer.lora.rank=8",
             "trainer.lora.alpha=32",
+            "task.limits.gate=600",  # a server that compiles or starts may take minutes for the first answers
         ),
     ]
 
 
-def check_run(cli, base: str, max_drift: float) -> None:
-    """Check what every policy has to have recorded of such a run; `max_drift`: nats per token, sampler to learner."""
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def check_run(cli, base: str, folder: Path, max_drift: float, max_gap: float, service: bool = False) -> None:
+    """Check what every policy has to have recorded of such a run.
+
+    `base` as the run names it, `folder` of its files; `max_drift`: nats per token, sampler to learner; `max_gap`: nats
+    between recorded logprobs and those of the adapter in float32; `service`: whether one has trained the adapter.
+    """
     first, second = cli.summary["generations"]
     assert cli.summary["mode"] == "SIA-W+H" and first["lever"] == "harness"
     assert (second["lever"], second["algorithm"], second["parent"]) == ("weights", "grpo", 1)
-    assert second["val"]["n"] == first["val"]["n"] == 16 and second["status"] in ("accepted", "rejected")
-    origin = json.loads((cli.run / "gen_2" / "adapter" / "sia_adapter.json").read_text())
-    assert origin["steps"] == STEPS and origin["base_id"] == base and origin["algorithm"] == "grpo"
-    curve = [json.loads(line) for line in (cli.run / "gen_2" / "curve.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in curve] == [1, 2]
-    assert all(0 <= line["reward"] <= 1 and line["drift_kl"] <= max_drift for line in curve)
+    assert second["val"]["n"] == first["val"]["n"] == 8 and second["status"] in ("accepted", "rejected")
+    curve = lines_of(cli.run / "gen_2" / "curve.jsonl")
+    assert [line["step"] for line in curve] == list(range(1, STEPS + 1)) and all(set(line) == CURVE for line in curve)
+    assert all(0 <= line["reward"] <= 1 for line in curve)
+    assert [line["rollouts"] for line in curve] == [PROMPTS * SAMPLES] * STEPS
+    drifts = [line["drift_kl"] for line in curve if line["tokens"]]  # without a gradient nothing is read again
+    assert drifts and all(drift <= max_drift for drift in drifts)
+    (built,) = (e["result"] for e in cli.journal if e["event"] == "done" and e["step"] == "gen_2/build")
+    assert built["reward"] == [line["reward"] for line in curve] and built["fault"] == ""
+    check_adapter(cli.run / "gen_2" / "adapter", base, service)
+    check_calls(cli.run, folder, max_gap)
 
 
-def check_call(record: dict) -> None:
+def check_adapter(adapter: Path, base: str, service: bool) -> None:
+    """Check the adapter's origin and the names and sizes of its matrices."""
+    from safetensors.numpy import load_file
+
+    origin = json.loads((adapter / "sia_adapter.json").read_text())
+    assert set(origin) == (ORIGIN | {"service"} if service else ORIGIN)
+    assert (origin["steps"], origin["base_id"], origin["algorithm"], origin["parent"]) == (STEPS, base, "grpo", None)
+    assert (origin["lora"]["rank"], origin["lora"]["alpha"]) == (8, 32)
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    assert len(tensors) == MATRICES and sum(tensor.size for tensor in tensors.values()) == NUMBERS
+    assert tensors["base_model.model.model.layers.29.mlp.down_proj.lora_A.weight"].shape == (8, 1536)
+    assert any(tensor.any() for name, tensor in tensors.items() if "lora_B" in name), "a step has moved it"
+
+
+def check_calls(run: Path, folder: Path, max_gap: float) -> None:
+    """Check the recorded calls of both generations: keys, tokens of the chat as sent, and whose logprobs they are."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model = PeftModel.from_pretrained(model, str(run / "gen_2" / "adapter"))
+
+    def gap(record: dict[str, Any]) -> float:
+        tokens = record["tokens"]
+        with torch.no_grad():
+            logits = model(torch.tensor([tokens["prompt_ids"] + tokens["completion_ids"]])).logits[0]
+        logprob_tv = logits[len(tokens["prompt_ids"]) - 1 : -1].log_softmax(-1)
+        own = logprob_tv.gather(1, torch.tensor(tokens["completion_ids"])[:, None])[:, 0]
+        return float((own - torch.tensor(tokens["logprobs"])).abs().mean())
+
+    records = [lines_of(run / f"gen_{n}" / "trajectories.jsonl") for n in (1, 2)]
+    for record in [*records[0], *records[1]]:
+        check_call(record)
+        chat = record["request"]["messages"]
+        expected = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)["input_ids"]
+        assert record["tokens"]["prompt_ids"] == list(expected)
+    assert {record["tokens"]["adapter"] for record in records[0]} == {"base"}
+    assert len(version := {record["tokens"]["adapter"] for record in records[1]}) == 1 and version != {"base"}
+    trained = [gap(record) for record in records[1][:4]]
+    with model.disable_adapter():
+        untrained = [gap(record) for record in records[0][:4]]
+        moved = [gap(record) for record in records[1][:4]]
+    print("nats to the adapter, to the base before, to the base after:", trained, untrained, moved)
+    assert max(*trained, *untrained) < max_gap and 2 * sum(trained) < sum(moved)
+
+
+def check_call(record: dict[str, Any]) -> None:
     """Check a recorded call: the chat as the harness sent it, and tokens with their logprobs."""
+    assert set(record) == CALL and record["error"] is None and record["purpose"] == "select"
     tokens, request = record["tokens"], record["request"]
+    assert set(tokens) == TOKENS
     assert [message["role"] for message in request["messages"]] == ["system", *["user", "assistant"] * 3, "user"]
-    assert 0 < len(tokens["completion_ids"]) == len(tokens["logprobs"]) <= 40
+    assert 0 < len(tokens["completion_ids"]) == len(tokens["logprobs"]) <= MAX_TOKENS
     assert all(value <= 0 and math.isfinite(value) for value in tokens["logprobs"])

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sia_runner.records import Lever, PastGeneration, Score
-from sia_runner.selection.islands import island_leader, island_of
+from sia_runner.selection.parents import island_leader, island_of
 
 
 def history(*values):

@@ -6,7 +6,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sia_runner.selection.pareto import better_groups, draw_parents, front_weights, group_means, pareto_front
+from sia_runner.selection.parents import better_groups, draw_parents, front_weights, group_means, pareto_front
 
 SPECIALISTS = {
     1: {"a": 0.0, "b": 0.0, "c": 0.0},

@@ -13,7 +13,7 @@ from tests.tracking.conftest import OFFLINE, kill_all, sender_ended
 
 pytest.importorskip("torch", reason="the weights lever needs the extra `training`")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-STEPS = 24  # enough that some are told while others are still to come
+STEPS = 16  # enough that some are told while others are still to come
 EXPERIMENT = ["task=arithmetic", "trainer=grpo", "max_gen=2", "seed=4", f"trainer.steps={STEPS}",
               "trainer.prompts_per_step=2", "trainer.group_size=2", "trainer.checkpoint_every=4",
               "target_agent.policy.max_batch_size=1", "tracker=wandb", "tracker.wait=60", "compute=local", *SMALL,

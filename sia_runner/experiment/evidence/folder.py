@@ -27,7 +27,7 @@ from sia_runner.experiment.evidence.trajectories import write_trajectories
 from sia_runner.experiment.execution import outcomes_of_split
 from sia_runner.gateway.ledger_files import AccountTotals, read_totals
 from sia_runner.records import Json, Outcome, PastGeneration
-from sia_runner.selection.pareto import better_groups
+from sia_runner.selection.parents import better_groups
 from sia_runner.store.files import read_tail
 from sia_runner.store.journal import JournalReader, minutes_spent
 from sia_runner.store.run_directory import RunDir, read_outcomes, remove_tree, write_json, write_text

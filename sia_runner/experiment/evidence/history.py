@@ -12,8 +12,7 @@ from sia_runner.config.training import allowed_algorithms
 from sia_runner.experiment.execution import harness_saw_val_labels
 from sia_runner.experiment.harness_files import read_harness
 from sia_runner.records import Json, Outcome, PastGeneration, Status, count_kinds
-from sia_runner.selection.parents import parents_by_generation, plateau_length
-from sia_runner.selection.pareto import better_groups
+from sia_runner.selection.parents import better_groups, parents_by_generation, plateau_length
 from sia_runner.store.files import read_tail
 from sia_runner.store.journal import JournalReader, finished_generations
 from sia_runner.store.run_directory import RunDir, read_json, write_text
@@ -132,11 +131,11 @@ def distil_lessons(
         lesson = Lesson(newest.title, numbers, f"{newest.status}: {newest.reason}")
         parent = parents[newest.n]
         if newest.val is not None and parent is not None and values.get(parent):
-            ended = {outcome.unit: outcome for outcome in dev(newest.n)}
-            new = {unit: outcome.value for unit, outcome in ended.items()}
+            outcomes = {outcome.unit: outcome for outcome in dev(newest.n)}
+            new = {unit: outcome.value for unit, outcome in outcomes.items()}
             old = {outcome.unit: outcome.value for outcome in dev(parent)}
             better, worse = better_groups(new, old, higher_is_better), better_groups(old, new, higher_is_better)
-            kinds = count_kinds(ended[unit] for unit in worse)
+            kinds = count_kinds(outcomes[unit] for unit in worse)
             lesson = replace(lesson, better=len(better), worse=len(worse), kinds=kinds)
         lessons.append(lesson)
     return lessons

@@ -24,7 +24,9 @@ from sia_runner.config.experiment import Experiment
 from sia_runner.config.training import AlgorithmConfig
 from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.execution import run_stage_in_job
+from sia_runner.experiment.resources import servers_beside
 from sia_runner.experiment.weights.update import append_line, update_weights
+from sia_runner.records import Stage
 from sia_runner.stage_results import BuildResult
 from sia_runner.store.run_directory import remove_tree
 from sia_runner.system import exit_with_parent
@@ -72,6 +74,8 @@ def _missing_gpus(config: Experiment, algorithm: AlgorithmConfig) -> str:
     import torch
 
     gpus = 0 if config.target_agent.policy.device == "cpu" else torch.cuda.device_count()
+    if gpus and config.shares_servers:
+        gpus = max(1, gpus - servers_beside(config, Stage.TRAIN))
     key = "processes" if algorithm.shards == 1 else "shards"
     problem = f"trainer.{key}={algorithm.ranks} needs a GPU for each of them; this machine shows {gpus}"
     return problem if 0 < gpus < ceil(algorithm.ranks / _nodes(config)) else ""
@@ -145,20 +149,22 @@ def _select_gpu(environ: MutableMapping[str, Any], rank: int) -> None:
 
     The GPUs that no process of this machine trains on are left in SIA_SERVER_CARDS, for servers that one starts.
     """
-    visible = environ.get("CUDA_VISIBLE_DEVICES")
+    visible, local = environ.get("CUDA_VISIBLE_DEVICES"), int(environ.get("LOCAL_WORLD_SIZE", "1"))
     names = _all_gpus() if visible is None else [name for name in visible.split(",") if name]
-    if names:
-        environ["SIA_SERVER_CARDS"] = ",".join(names[int(environ.get("LOCAL_WORLD_SIZE", "1")) :])
+    if len(names) >= local:  # fewer were refused, unless all compute on CPUs: servers may take what there is
+        environ["SIA_SERVER_CARDS"] = ",".join(names[local:])
         environ["CUDA_VISIBLE_DEVICES"] = names[rank]
-    elif visible is None:
-        environ["CUDA_VISIBLE_DEVICES"] = str(rank)
     environ["LOCAL_RANK"] = "0"
 
 
 def _all_gpus() -> list[str]:
-    """Return the numbers of this machine's GPUs of NVIDIA, without torch, which would fix what is visible."""
+    """Return the numbers of this machine's GPUs, of NVIDIA's without torch, which could fix what is visible."""
     folder = Path("/proc/driver/nvidia/gpus")
-    return [str(number) for number in range(len(list(folder.iterdir())))] if folder.is_dir() else []
+    if folder.is_dir():
+        return [str(number) for number in range(len(list(folder.iterdir())))]
+    import torch
+
+    return [str(number) for number in range(torch.cuda.device_count())]
 
 
 if __name__ == "__main__":

@@ -120,10 +120,13 @@ def update_weights(
     if gateway is None:
         raise ModelsError("a weights update needs a policy: target_agent=policy")
     remove_tree(generation.adapter)
-    if process and algorithm.shards > 1:  # the first one asks the server, and rolls out
-        from sia_runner.policy.sharded_learner import ShardPolicy
+    if algorithm.shards > 1:  # the first process asks the server, and rolls out
+        from sia_runner.policy.sharded_learner import ShardPolicy, share_base_sha256
 
-        policy: Any = ShardPolicy(context.config.target_agent.policy)
+        spec = context.config.target_agent.policy
+        policy: Any = ShardPolicy(spec) if process else gateway.policy()
+        if not process:
+            share_base_sha256(spec, policy.base_sha256)
     else:
         policy = gateway.policy()
     roll = HarnessRollouts(context, n, generation.harness, process=process)

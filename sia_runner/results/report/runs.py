@@ -139,10 +139,10 @@ def read_transfers(run: Path) -> list[Transfer]:
 def _read_transfer(folder: Path) -> Transfer | None:
     journal = JournalReader(folder / "journal.jsonl", strict=False)
     journal.refresh()
-    began, end = next(journal.of("began"), None), next(journal.of("ended"), None)
+    opening, end = next(journal.of("began"), None), next(journal.of("ended"), None)
     tested = {result.generation: result for result in read_test_results(journal) if result.generation is not None}
     best = as_int(end.get("best")) if end else None
-    if began is None or best is None or best not in tested:
+    if opening is None or best is None or best not in tested:
         return None
     first = next((n for n in tested if n != best), None)
     task = as_dict(read_config(folder).get("task"))
@@ -157,8 +157,8 @@ def _read_transfer(folder: Path) -> Transfer | None:
             gain = f"{words} ({pair.won} won, {pair.lost} lost, p={pair.p_value:.2g})"
     return Transfer(
         name=folder.name,
-        label=one_line(as_text(began.get("label")), 200),
-        note=one_line(as_text(began.get("note")), 300),
+        label=one_line(as_text(opening.get("label")), 200),
+        note=one_line(as_text(opening.get("note")), 300),
         task=as_text(task.get("name")),
         metric=as_text(metric.get("name")),
         best=best,
