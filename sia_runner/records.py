@@ -253,7 +253,7 @@ class Trajectory:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A proposed candidate. The runner sets `parent` and `evidence`, whatever a proposer says."""
+    """A proposed candidate. The runner sets `parent`, `partner` and `evidence`, whatever a proposer says."""
 
     lever: Lever
     rationale: str
@@ -265,6 +265,7 @@ class Proposal:
     notes: Mapping[str, Any] = field(default_factory=dict[str, Any])  # the proposer's memory: the history has it
     usage: Usage = field(default_factory=Usage)
     parent: int | None = None  # the generation that it extends
+    partner: int | None = None  # the generation that it merges with that
     evidence: Mapping[str, Any] = field(default_factory=dict[str, Any])  # what the run knew and measured then
 
     @property
@@ -295,6 +296,11 @@ class PastGeneration:
     val: Score | None
     notes: Mapping[str, Any] = field(default_factory=dict[str, Any])
     parent: int | None = None  # the generation whose harness it extended
+    partner: int | None = None  # the generation whose strengths it was to merge with the parent's
+    model: str = ""  # the proposer's, where several are configured
+    difference: float | None = None  # new - old on val, in metric units; None where it was not compared
+    standard_error: float | None = None  # of the difference
+    usage: Usage = field(default_factory=Usage)  # of its proposer's model, its gate and its run
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,8 @@ def _decode(name: str, value: Any) -> Any:
 class ProposeResult(StageResult):
     """A proposal as the journal keeps it; its files are in proposal.json."""
 
+    OPTIONAL = frozenset({"partner", "model"})
+
     lever: Lever
     title: str
     rationale: str
@@ -58,6 +60,8 @@ class ProposeResult(StageResult):
     fault: str = ""  # one line when the proposer itself failed
     unscored: bool = False  # it failed because its budget was spent
     sha256: str = ""  # of proposal.json
+    partner: int | None = None  # the generation that it merges with its parent
+    model: str | None = None  # of several that are configured, the one that its proposer called
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,18 @@ def answer(rows):
 commonest = collections.Counter(row["label"] for row in train).most_common(1)[0][0]
 """
 
+# A function that asks the model, with the standard library: the clients take a second to import.
+ASK = """
+import json, urllib.request
+def ask(text, question):
+    messages = [{"role": "user", "content": text}]
+    body = {"model": os.environ["SIA_MODEL"], "messages": messages, "user": question}
+    headers = {"Content-Type": "application/json", "Authorization": "Bearer " + os.environ["OPENAI_API_KEY"]}
+    url = os.environ["OPENAI_BASE_URL"] + "/chat/completions"
+    with urllib.request.urlopen(urllib.request.Request(url, json.dumps(body).encode(), headers)) as reply:
+        return json.load(reply)["choices"][0]["message"]["content"]
+"""
+
 # Always the commonest label.
 MAJORITY = HEAD + "answer([(q['id'], commonest) for q in asked])\n"
 

@@ -363,6 +363,18 @@ def direct(parser: CommandParser) -> None:
     parser.add_argument("note", type=_reason, metavar='"NOTE"', help='as in "look at the date formats"')
 
 
+def transfer(parser: CommandParser) -> None:
+    """Test the final harness of a run with another model, or on another task.
+
+    Give what is to differ: a provider, a policy, keys of the target agent, or a task whose tables have the same layout.
+    The best candidate and the first one are tested once on the test split, so that one sees whether the gain carries
+    over; an adapter comes along where the base is the one it was trained on. The figures are kept in
+    RUN_DIR/transfers, the report shows them outside of all arms, and a second call shows them again.
+    """
+    _add_run(parser)
+    parser.add_overrides(required=True)
+
+
 def prepare(parser: CommandParser) -> None:
     """Fetch or make the data of a task.
 
@@ -412,7 +424,7 @@ COMMANDS: dict[str, Callable[[CommandParser], None]] = {
     declare.__name__: declare
     for declare in (
         *(run, resume, sweep, report, compare, web, verify, export, doctor, estimate, tasks, adapters, approve),
-        *(direct, prepare, prefetch, sync, convert),
+        *(direct, transfer, prepare, prefetch, sync, convert),
     )
 }
 

@@ -69,7 +69,8 @@ def run_checks(config: Experiment, runs: Path, *, call: bool) -> Iterator[CheckR
     if config.has_policy and config.target_agent.policy.backend == "tinker":
         yield run_check("service", _check_service, config)
         yield run_check("update", _check_update_price, components)
-    for role, hosted in hosted_roles(config).items():
+    others = [("meta", hosted) for hosted in config.other_meta_providers]
+    for role, hosted in [*hosted_roles(config).items(), *others]:
         yield run_check(f"{role_name(role)}'s key", _check_key, hosted)
         yield run_check(f"{role_name(role)}'s price", _check_model_price, hosted, config.budget)
         yield run_check(f"{role_name(role)}'s model", _check_model, hosted)

@@ -208,7 +208,8 @@ def _assumptions(config: Experiment, sizes: TaskSizes) -> list[str]:
         f"assumed of providers: {three('wait')} s, then {three('speed')} tokens a second; {three('again')} repeats a "
         "call; no discount for cached input",
     ]
-    for role, hosted in hosted_roles(config).items():
+    others = [("meta", hosted) for hosted in config.other_meta_providers]
+    for role, hosted in [*hosted_roles(config).items(), *others]:
         rates = price_of(hosted)
         who = f"{role_name(role)}: {hosted.model} of provider {hosted.name}"
         unknown = "prices are not known; give provider.prices.input and .output in USD per million tokens"

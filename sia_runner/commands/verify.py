@@ -44,6 +44,19 @@ def _run_checks(run: RunDir, task_dir: Path | None) -> Iterator[tuple[str, str]]
     yield from _check_generations(context, journal)
     yield from _check_tests(context, journal)
     yield from _check_summary(context, journal)
+    for config_file in sorted(run.transfers.glob("*/config.yaml")):
+        yield from _check_transfer(RunDir(config_file.parent))
+
+
+def _check_transfer(folder: RunDir) -> Iterator[tuple[str, str]]:
+    journal = JournalReader(folder.journal)
+    opening = next(journal.of("began"))
+    name, unchanged = f"transfer to {opening['label']}", sha256_of(folder.config) == opening["config_sha256"]
+    yield f"{name}: config.yaml", "" if unchanged else "changed since the transfer began"
+    if unchanged:
+        context = RunContext(stored_config(folder), folder)
+        context.task.prepare(lambda _: None)
+        yield from ((f"{name}: {what}", fault) for what, fault in _check_tests(context, journal))
 
 
 def _check_generations(context: RunContext, journal: JournalReader) -> Iterator[tuple[str, str]]:

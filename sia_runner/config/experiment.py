@@ -13,6 +13,7 @@ from sia_runner.config.base import (
     CustomComponentConfig,
     FractionBelowOne,
     NamedConfig,
+    NonEmptyText,
     PositiveInt,
     schema_by_class,
 )
@@ -176,6 +177,9 @@ def _model_refusals(e: "Experiment") -> Iterator[str]:
 
 
 def _search_refusals(e: "Experiment") -> Iterator[str]:
+    yield from _several_models_refusals(e)
+    if e.search.name == "pareto" and not hasattr(e.task, "splits"):
+        yield f"search=pareto compares candidates on dev questions, but task={e.task.name} has none; use a native task"
     width = f"search.proposals_per_generation={e.search.proposals_per_generation}"
     if e.search.proposals_per_generation > 1 and not hasattr(e.task, "splits"):
         yield f"{width} chooses among proposals on dev questions, but task={e.task.name} has none; allowed with it: 1"
@@ -189,6 +193,21 @@ def _search_refusals(e: "Experiment") -> Iterator[str]:
         yield f"{parallel} goes on before verdicts are known, but {update}; allowed with it: trainer=none"
     if e.approve != "none":
         yield f"{parallel} does not wait, but approve={e.approve} waits for a person; allowed: approve=none"
+
+
+def _several_models_refusals(e: "Experiment") -> Iterator[str]:
+    models = e.search.proposer_models
+    if not models:
+        return
+    key, hosted = f"search.proposer_models={models}", e.meta_provider
+    if len(set(models)) < max(2, len(models)):
+        yield f"{key}: allowed are two or more different models, or [] for the provider's own"
+    if not e.proposer_calls_model or not isinstance(hosted, HostedProvider):
+        yield f"{key}, but meta_agent={e.meta_agent.name} calls no model; allowed with it: []"
+    elif hosted.prices is not None:
+        where = "meta_agent.provider" if getattr(e.meta_agent, "provider", None) else "provider"
+        why = "are those of one model, and what each one gains per dollar is compared"
+        yield f"{where}.prices {why}; allowed with {key}: null, for the prices that litellm knows"
 
 
 def _control_refusals(e: "Experiment") -> Iterator[str]:
@@ -205,6 +224,8 @@ def _control_refusals(e: "Experiment") -> Iterator[str]:
     for key in ("proposals_per_generation", "parallel_candidates"):
         if (value := getattr(e.search, key)) > 1:
             yield f"search.{key}={value} with control.arm={control.arm}; allowed with it: 1"
+    if models := e.search.proposer_models:
+        yield f"search.proposer_models={models} is feedback, which control.arm={control.arm} has not; allowed: []"
     if not hasattr(e.task, "splits"):
         yield f"control.arm={control.arm} is compared on test, but task={e.task.name} has none; use a native task"
 
@@ -250,7 +271,9 @@ class GuestAgentConfig(NamedConfig):
     ] = Field(alias="_target_")
     provider: ProviderConfig | None = None  # null: the experiment's provider
     turns: PositiveInt = 40  # model calls per proposal; the gateway refuses more
-    seconds: PositiveFloat = 900  # wall time of one proposal
+    seconds: PositiveFloat = 900  # wall time of one proposal, its trials included
+    trials: NonNegativeInt = 6  # runs on dev questions per proposal
+    trial_questions: PositiveInt = 8  # dev questions of one such run
 
 
 class CustomProposerConfig(CustomComponentConfig):
@@ -304,12 +327,20 @@ class CustomAcceptConfig(AcceptConfig):
 class SearchConfig(ConfigSection):
     """The choice of the candidate that a proposal extends, the number of proposals, and when to stop."""
 
-    # greedy: the incumbent; last: the newest scored candidate, as SIA does; archive: sampled by score and novelty
-    name: Literal["greedy", "last", "archive"]
+    # greedy: the incumbent; last: the newest scored candidate, as SIA does; archive: sampled by score and novelty;
+    # pareto: sampled among those that are best on some dev questions; islands: the best of the generation's island
+    name: Literal["greedy", "last", "archive", "pareto", "islands"]
     proposals_per_generation: PositiveInt = 1  # the best of them on dev questions is the generation's candidate
     parallel_candidates: PositiveInt = 1  # each is proposed without the verdicts on the others
     patience: PositiveInt | None = None  # stop after so many generations without an accepted one; null: never
+    # several models of the proposer's provider: each generation takes the one that gained most per dollar so far, with
+    # chance; empty: the provider's own
+    proposer_models: list[NonEmptyText] = Field(default_factory=list)
     novelty_weight: NonNegativeFloat = 1.0  # archive: weight of a low number of extensions
+    dev_groups: Annotated[int, Field(ge=2)] | None = 4  # pareto: groups of dev questions; null: each question is one
+    merge_fraction: Annotated[float, Field(ge=0, le=1)] = 0.25  # pareto: share of proposals that merge two candidates
+    islands: Annotated[int, Field(ge=2)] = 2  # islands: their number; generations take turns
+    migrate_every: PositiveInt = 4  # islands: generations until each gets the leader of the one before it
     accept: Annotated[
         Annotated[AcceptConfig, Tag("Shipped")] | Annotated[CustomAcceptConfig, Tag("Custom")], schema_by_class("rule")
     ]
@@ -339,6 +370,7 @@ class EvidenceConfig(ConfigSection):
 
     max_failures: NonNegativeInt = 200  # dev failures shown to the proposer
     max_kib: PositiveInt = 512  # KiB of failures and trajectories together
+    memory: bool = True  # a list of what failed and why, made from all earlier candidates
 
 
 class ControlConfig(ConfigSection):
@@ -386,8 +418,17 @@ class Experiment(ConfigSection):
 
     @property
     def meta_provider(self) -> OfflineProvider | HostedProvider:
-        """The provider of the proposer."""
-        return getattr(self.meta_agent, "provider", None) or self.provider
+        """The provider of the proposer; of several models the first one."""
+        provider = getattr(self.meta_agent, "provider", None) or self.provider
+        models = self.search.proposer_models
+        named = models and isinstance(provider, HostedProvider)
+        return provider.model_copy(update={"model": models[0]}) if named else provider
+
+    @property
+    def other_meta_providers(self) -> list[HostedProvider]:
+        """The provider of the proposer with each of its further models."""
+        hosted, models = self.meta_provider, self.search.proposer_models[1:]
+        return [hosted.model_copy(update={"model": model}) for model in models if isinstance(hosted, HostedProvider)]
 
     @property
     def proposer_calls_model(self) -> bool:

@@ -7,16 +7,11 @@ from typing import Generic, TypeVar
 
 from sia_runner.experiment.loop import ExperimentLoop, R, to_history
 from sia_runner.records import Lever, RunStatus
-from sia_runner.selection.parents import plateau_reason
+from sia_runner.selection.parents import plateau_reason, verdicts_available
 from sia_runner.stage_results import ProposeResult, Verdict
 from sia_runner.store.journal import finished_generations
 
 T = TypeVar("T")
-
-
-def verdicts_available(n: int, in_flight: int) -> int:
-    """Return on how many verdicts proposal `n` is based: all but those of the `in_flight` - 1 candidates before it."""
-    return 0 if n == 1 else max(1, n - in_flight)
 
 
 class CandidatePool(Generic[T]):

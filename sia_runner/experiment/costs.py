@@ -355,11 +355,11 @@ def role_dollars(config: Experiment, case: Forecast, role: Role) -> float | None
         return (usage.input_tokens * prices.prefill + usage.output_tokens * output) / 1e6
     if hosted is None or usage.calls == 0:
         return 0.0
-    rates = price_of(hosted)
-    if rates is None:
-        return None
-    # priced call by call: long requests may cost more than the same tokens in short ones
-    return rates.cost(usage.input_tokens // usage.calls, usage.output_tokens // usage.calls) * usage.calls / PICO
+    rates = [price_of(each) for each in ([hosted, *config.other_meta_providers] if role == "meta" else [hosted])]
+    # priced call by call: long requests may cost more than the same tokens in short ones; of several models the dearest
+    tokens = usage.input_tokens // usage.calls, usage.output_tokens // usage.calls
+    dollars = [each.cost(*tokens) * usage.calls / PICO for each in rates if each is not None]
+    return max(dollars) if len(dollars) == len(rates) else None
 
 
 def total_dollars(config: Experiment, case: Forecast) -> float | None:

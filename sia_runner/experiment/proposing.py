@@ -11,6 +11,7 @@ from sia_runner.config.training import AlgorithmConfig, allowed_algorithms
 from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.control import first_harness, voted_harness
 from sia_runner.experiment.evidence.folder import write_evidence
+from sia_runner.experiment.execution import outcomes_of_split
 from sia_runner.experiment.harness_files import read_harness
 from sia_runner.experiment.weights.decision import (
     LeverDecision,
@@ -22,10 +23,11 @@ from sia_runner.experiment.weights.decision import (
 from sia_runner.experiment.workbench import ProposalWorkbench
 from sia_runner.proposers.protocol import Brief, WeightsLever
 from sia_runner.records import Json, Lever, PastGeneration, Proposal, Trial
-from sia_runner.selection.parents import choose_parent
+from sia_runner.selection.bandit import choose_model
+from sia_runner.selection.parents import ParentChoice, ParentSearch, best_trial
 from sia_runner.store.directions import NEWEST_DIRECTIONS, read_directions
 from sia_runner.store.journal import JournalReader, weights_plan_rejected
-from sia_runner.store.run_directory import remove_tree
+from sia_runner.store.run_directory import read_outcomes, remove_tree
 from sia_runner.system import run_parallel
 
 
@@ -51,6 +53,13 @@ class ProposalStep:
     n: int
     history: Sequence[PastGeneration]
     incumbent: int | None
+
+    @property
+    def model(self) -> str | None:
+        """The model that the proposer calls, of several that are configured; None: its provider's own."""
+        config, better = self.context.config, self.context.task.higher_is_better
+        models = config.search.proposer_models
+        return choose_model(models, self.history, f"{config.seed}:{self.n}", better) if models else None
 
     def propose(self) -> ProposalResult:
         """Propose the weights lever where it is due, or where the proposer has nothing left; else ask the proposer.
@@ -91,7 +100,7 @@ class ProposalStep:
             stop = Proposal(Lever.STOP, "a vote is all that a voting arm has", title="nothing left to try")
             return voted_harness(context, control) if n == 2 else stop
         lever = decide_lever(context.config, self.history, n, self.incumbent)
-        return self._ask_once(n - 1, None, context.run.generation(n).path, lever)
+        return self._ask_once(n - 1, ParentChoice(None), context.run.generation(n).path, lever)
 
     @property
     def _can_train(self) -> bool:
@@ -138,25 +147,32 @@ class ProposalStep:
         if width == 1:
             # proposals in progress share most of the history and should differ: this is its index among them
             index = 0 if self.n == 1 else (self.n - 2) % search.parallel_candidates
-            return ProposalResult(self._ask_once(index, self._parent(0), generation.path, lever))
+            return ProposalResult(self._ask_once(index, self._parents(0), generation.path, lever))
 
         def ask(k: int) -> Proposal:
-            return self._ask_once(k, self._parent(k), generation.sibling(k), lever)
+            return self._ask_once(k, self._parents(k), generation.sibling(k), lever)
 
         return self._best_sibling(run_parallel(ask, range(width), width))
 
-    def _parent(self, sibling: int) -> int | None:
-        config, better = self.context.config, self.context.task.higher_is_better
-        seed = f"{config.seed}:{self.n}:{sibling}"
-        return choose_parent(config.search, self.history, self.incumbent, seed, better)
+    def _parents(self, sibling: int) -> ParentChoice:
+        config, task = self.context.config, self.context.task
+        search = ParentSearch(config.search, config.seed, task.higher_is_better, self._dev_values)
+        return search.choose(self.n, self.history, self.incumbent, sibling)
 
-    def _ask_once(self, sibling: int, parent: int | None, folder: Path, lever: LeverDecision) -> Proposal:
-        context, n = self.context, self.n
+    def _dev_values(self, n: int) -> dict[str, float]:
+        outcomes = read_outcomes(self.context.run.generation(n).scores)
+        return {outcome.unit: outcome.value for outcome in outcomes_of_split(self.context, outcomes, "dev")}
+
+    def _ask_once(self, sibling: int, parents: ParentChoice, folder: Path, lever: LeverDecision) -> Proposal:
+        context, n, parent, partner = self.context, self.n, parents.parent, parents.partner
         folder.mkdir(parents=True, exist_ok=True)
         blind = context.config.control is not None and n > 1
         evidence = folder / "evidence" if n > 1 and not blind else None
         if evidence:
-            write_evidence(context, n, self.history, self.incumbent, parent, evidence, left_alone=lever.left_alone)
+            left_alone = lever.left_alone
+            write_evidence(
+                context, n, self.history, self.incumbent, parent, evidence, left_alone=left_alone, partner=partner
+            )
         directions = read_directions(JournalReader(context.run.journal), n)
         brief = Brief(
             n=n,
@@ -166,13 +182,14 @@ class ProposalStep:
             incumbent=None if blind else self.incumbent,
             higher_is_better=context.task.higher_is_better,
             parent=parent,
+            partner=partner,
             weights=self._weights_lever(lever.due_reason) if parent and self._can_train else None,
             sibling=sibling,
             blind=blind,
             directions=tuple(direction.text for direction in directions[-NEWEST_DIRECTIONS:]),
         )
-        proposal = context.proposer.propose(brief, ProposalWorkbench(context, n, folder, parent))
-        return replace(proposal, parent=parent, evidence={})
+        proposal = context.proposer.propose(brief, ProposalWorkbench(context, n, folder, parent, self.model))
+        return replace(proposal, parent=parent, partner=partner, evidence={})
 
     def _weights_lever(self, due_reason: str) -> WeightsLever:
         from sia_runner.selection.algorithm_choice import algorithm_purpose
@@ -193,8 +210,7 @@ class ProposalStep:
                 (trials[k],) = workbench.try_out([proposal.files], share=1.0)
         if not trials:
             return ProposalResult(proposals[0])
-        sign = 1 if context.task.higher_is_better else -1
-        best = max(trials, key=lambda k: (not trials[k].failure, sign * trials[k].value, -k))
+        best = best_trial(trials, context.task.higher_is_better)
         untried = Trial(0.0, 0, 0.0)
         siblings: list[Json] = [
             {

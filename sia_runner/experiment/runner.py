@@ -148,7 +148,7 @@ def start_run(config: Experiment, folder: Path, overrides: Sequence[str]) -> int
     context = RunContext(config, run)
     with ExitStack() as stack:
         stack.callback(context.close_servers)  # whatever refuses or ends the run
-        _prepare(context)
+        prepare_run(context)
         folder.mkdir(parents=True, exist_ok=True)
         lease = stack.enter_context(RunLease(folder))
         if run.config.exists():  # another process was faster between our check and the lease
@@ -179,7 +179,7 @@ def resume_run(folder: Path, overrides: Sequence[str], answer: sign_off.SignOffA
         others = [override for override in overrides if not override.startswith("target_agent.policy.")]
         _check_policy_change(stored_config(run, others), context.config)
         stack.callback(context.close_servers)
-        _prepare(context)
+        prepare_run(context)
         return _carry_out(context, lease, overrides, answer)
 
 
@@ -235,7 +235,7 @@ def stored_config(run: RunDir, overrides: Sequence[str] = ()) -> Experiment:
     return config
 
 
-def _prepare(context: RunContext) -> None:
+def prepare_run(context: RunContext) -> None:
     """Make all checks that can refuse a run before anything of it exists, the cheapest first."""
     if not sys.platform.startswith("linux"):
         raise RunDirectoryError("SIA Runner runs on Linux; on macOS use Docker, on Windows WSL2")

@@ -57,8 +57,9 @@ def propose(context: RunContext, n: int, history: Sequence[PastGeneration], incu
     """Let the proposer write gen_<n>/proposal.json. Raises BudgetSpent for the budget of the run, and ProviderDown."""
     generation, unscored = context.run.generation(n), False
     generation.path.mkdir(exist_ok=True)
+    step = ProposalStep(context, n, history, incumbent)
     try:
-        proposed = ProposalStep(context, n, history, incumbent).propose()
+        proposed = step.propose()
     except (BudgetSpent, ModelsError) as error:
         if isinstance(error, BudgetSpent) and error.scope == "run":
             raise
@@ -78,6 +79,7 @@ def propose(context: RunContext, n: int, history: Sequence[PastGeneration], incu
         "lever": proposal.lever.value,
         "algorithm": proposal.algorithm,
         "trainer": context.config.trainer.name,
+        "model": step.model,
         "rationale": proposal.rationale,
         "siblings": proposed.siblings,
         "evidence": evidence,
@@ -91,6 +93,8 @@ def propose(context: RunContext, n: int, history: Sequence[PastGeneration], incu
         notes=dict(proposal.notes),
         usage=proposal.usage,
         parent=proposal.parent,
+        partner=proposal.partner,
+        model=step.model,
         siblings=tuple(proposed.siblings),
         fault=proposed.fault,
         unscored=unscored,

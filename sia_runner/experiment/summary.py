@@ -119,6 +119,8 @@ def context_markdown(summary: Json) -> str:
         lines += [f"## Generation {g.n}: {g.title}", ""]
         lines += [f"- {note.sentence}" for note in directions if note.n == g.n]
         lines += [f"- lever {g.lever}, **{g.status}**: {g.reason}"]
+        lines += [f"- merges generations {g.parent} and {g.partner}"] if g.partner else []
+        lines += [f"- proposed by {g.model}"] if g.model else []
         if g.val:
             lines += [f"- val {g.val}; outcomes {g.outcomes}"]
         if g.training:

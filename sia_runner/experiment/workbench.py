@@ -4,12 +4,14 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from sia_runner.experiment.context import RunContext
+from sia_runner.experiment.evidence.candidate import CandidateEvidence, choose_failures
 from sia_runner.experiment.execution import (
     describe_failure,
     execute,
@@ -20,10 +22,17 @@ from sia_runner.experiment.execution import (
     verify_submission,
     write_or_fault,
 )
-from sia_runner.experiment.harness_files import FaultyHarness, write_harness
+from sia_runner.experiment.harness_files import FaultyHarness, read_harness, write_harness
 from sia_runner.experiment.weights.decision import estimate_training
 from sia_runner.proposers.files import MAX_HARNESS_BYTES, MAX_HARNESS_FILES
-from sia_runner.proposers.protocol import Files, GuestResult, MeasuredRewards, ProposerError
+from sia_runner.proposers.protocol import (
+    EarlierCandidate,
+    Files,
+    GuestResult,
+    MeasuredRewards,
+    ProposerError,
+    Services,
+)
 from sia_runner.records import Json, ModelReply, ToolCall, Trial, Usage, count_kinds
 from sia_runner.sandbox.protocol import SandboxJob
 from sia_runner.store.files import LineReader, read_tail, read_utf8, regular_files
@@ -68,6 +77,32 @@ def _proposer_gateway(context: RunContext) -> "GatewayService":
     return context.gateway
 
 
+class ServiceDesk:
+    """Carries out what a guest asks of its host, one request after another. On exit the one under way is waited for."""
+
+    def __init__(self, services: Services) -> None:
+        self._services, self._worker = services, ThreadPoolExecutor(1, thread_name_prefix="guest")
+
+    def submit(self, name: str, body: Json) -> Future[Json]:
+        """Queue a request. The future raises what the service raises; it is cancelled where the desk closes first."""
+        refused = Future[Json]()
+        if name not in self._services:
+            refused.set_result({"error": f"there is no service of that name; there are: {', '.join(self._services)}"})
+            return refused
+        try:
+            return self._worker.submit(self._services[name], body)
+        except RuntimeError:
+            refused.set_result({"error": "the proposal has ended"})
+            return refused
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._worker.shutdown(wait=kind is None, cancel_futures=True)  # an interrupt does not wait for a trial
+
+
+_MAX_FAILURE_BYTES = 128 * 1024  # bytes of the failures of one earlier candidate
 _GUEST_OUTPUT_BYTES = 16 * 1024  # bytes kept of what a guest printed
 _MAX_EXAMPLES = 8  # dev failures shown of one trial
 _TRIAL_OUTPUT_BYTES = 4 * 1024  # bytes shown of what a trial printed
@@ -76,8 +111,10 @@ _TRIAL_OUTPUT_BYTES = 4 * 1024  # bytes shown of what a trial printed
 class ProposalWorkbench:
     """The workbench of one proposal in `folder`; harnesses run on the weights of `parent`, and trials are stored."""
 
-    def __init__(self, context: RunContext, n: int, folder: Path, parent: int | None) -> None:
+    def __init__(self, context: RunContext, n: int, folder: Path, parent: int | None, model: str | None = None) -> None:
+        """Build it. `model`: of search.proposer_models, the one that answers; None: the provider's own."""
         self._context, self._n, self._folder, self._parent = context, n, folder, parent
+        self._model = None if model == getattr(context.config.meta_provider, "model", None) else model
         self._adapter = context.run.adapter_of(parent)
         self._dialogue = RecordedReplies(folder / "dialogue.jsonl")
 
@@ -109,8 +146,27 @@ class ProposalWorkbench:
             minutes={algorithm: cost["minutes"] for algorithm, cost in prospect.cost.items()},
         )
 
+    def look_back(self, n: int) -> EarlierCandidate:
+        """Return the harness of an earlier candidate, and dev questions that it failed."""
+        context, generation = self._context, self._context.run.generation(n)
+        files = read_harness(generation.harness) if generation.harness.is_dir() else {}
+        if not generation.scores.is_file():
+            return EarlierCandidate(files, ())
+        failures, _ = choose_failures(
+            CandidateEvidence.of(context, n, ()), context.config.evidence.max_failures, _MAX_FAILURE_BYTES
+        )
+        return EarlierCandidate(files, [dict(failure.content) for failure in failures])
+
     def host(
-        self, program: Files, entry: str, *, inputs: Path, harness: Files, calls: int, seconds: float
+        self,
+        program: Files,
+        entry: str,
+        *,
+        inputs: Path,
+        harness: Files,
+        calls: int,
+        seconds: float,
+        services: Services | None = None,
     ) -> GuestResult:
         """Run another package's agent in the sandbox, in a cleared folder; its files are copied out within limits."""
         context, site = self._context, HarnessRunDir(self._folder / "guest")
@@ -125,7 +181,8 @@ class ProposalWorkbench:
         for name, text in harness.items():  # the entry program may be missing: then the guest has to write it
             (harness_folder / name).parent.mkdir(parents=True, exist_ok=True)
             (harness_folder / name).write_text(text, encoding="utf-8")
-        with gateway.open_session(self._grant(calls), "".join(program.values())) as session:
+        desk = ServiceDesk(services or {})
+        with gateway.open_session(self._grant(calls), "".join(program.values()), desk.submit) as session, desk:
             limits, door = context.sandbox_limits(seconds), session.door
             job = SandboxJob(guest, entry, data=inputs, work=site.work, log=site.log, limits=limits, door=door)
             ending = context.sandbox.run(job)
@@ -156,7 +213,8 @@ class ProposalWorkbench:
         return share if any(fold.train for fold in task.rounds("trial")) else 1.0, questions
 
     def _grant(self, calls: int | None = None) -> Grant:
-        return Grant("meta", self._n, f"gen_{self._n}", "propose", self._folder / "proposer.jsonl", calls=calls)
+        path = self._folder / "proposer.jsonl"
+        return Grant("meta", self._n, f"gen_{self._n}", "propose", path, calls=calls, model=self._model)
 
     def _trial(self, files: Files, train_fraction: float, questions: int | None) -> Trial:
         from filelock import FileLock

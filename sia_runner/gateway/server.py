@@ -18,11 +18,11 @@ from aiohttp import web
 from sia_runner.config.components import HostedProvider
 from sia_runner.gateway.backends import API_PATHS, Endpoint
 from sia_runner.gateway.calls import CallRunner, record_refusal
-from sia_runner.gateway.session import AnswerCache, GatewaySession
+from sia_runner.gateway.session import AnswerCache, GatewaySession, HostService
 from sia_runner.records import GatewayAddress
 from sia_runner.wire.dialects import DIALECTS
 from sia_runner.wire.failures import CallError, FailureKind
-from sia_runner.wire.grants import Grant, Role
+from sia_runner.wire.grants import Grant, Served
 from sia_runner.wire.requests import Api, Body, bad_request, dumps, estimate_tokens, short_text, sse_event
 
 _SERVED_TEXT = "POST /v1/chat/completions, POST /v1/messages, POST /v1/messages/count_tokens and GET /v1/models"
@@ -45,6 +45,7 @@ _LOG = logging.getLogger(__name__)  # invalid HTTP from a harness must not reach
 _LOG.addHandler(logging.NullHandler())
 _LOG.propagate = False
 _COUNT_PATH = "/messages/count_tokens"
+_SERVICE_PATH = "/sia/"  # what the host does for the sandbox beside models
 
 
 class _ResponseWriter:
@@ -113,7 +114,7 @@ def _json_response(data: Any, status: int = 200, headers: Mapping[str, str] | No
 class GatewayServer:
     """Serves sessions on one socket; the token tells them apart. Lives on one event loop."""
 
-    def __init__(self, endpoints: Mapping[Role, Endpoint], call_runner: CallRunner, cache: Path) -> None:
+    def __init__(self, endpoints: Mapping[Served, Endpoint], call_runner: CallRunner, cache: Path) -> None:
         self._endpoints, self._call_runner, self._cache = endpoints, call_runner, cache
         # for this process's calls: two equal first requests of proposals are two samples
         self._own_cache = AnswerCache(cache)
@@ -142,17 +143,17 @@ class GatewayServer:
         self._remove()
 
     @asynccontextmanager
-    async def session(self, grant: Grant) -> AsyncIterator[GatewaySession]:
+    async def session(self, grant: Grant, service: HostService | None = None) -> AsyncIterator[GatewaySession]:
         """Open a session whose token is valid as long as the context lasts."""
         token = f"sk-sia-{secrets.token_urlsafe(32)}"
         env = {  # what both companies' clients and litellm read
             **dict.fromkeys(("OPENAI_BASE_URL", "OPENAI_API_BASE"), "{url}/v1"),
             **dict.fromkeys(("ANTHROPIC_BASE_URL", "ANTHROPIC_API_BASE"), "{url}"),
             **dict.fromkeys(("OPENAI_API_KEY", "ANTHROPIC_API_KEY"), token),
-            "SIA_MODEL": self._endpoints[grant.role].hosted.model,
+            "SIA_MODEL": self._endpoints[grant.served].hosted.model,
             "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # the sandbox has no network to fetch another one
         }
-        session = self._sessions[token] = self._new_session(grant, env, AnswerCache(self._cache))
+        session = self._sessions[token] = self._new_session(grant, env, AnswerCache(self._cache), service)
         try:
             yield session
         finally:
@@ -163,11 +164,13 @@ class GatewayServer:
         """Return a session for one call from this process, which does not use the socket."""
         return self._new_session(grant, {}, self._own_cache)
 
-    def _new_session(self, grant: Grant, env: Mapping[str, str], cache: AnswerCache) -> GatewaySession:
+    def _new_session(
+        self, grant: Grant, env: Mapping[str, str], cache: AnswerCache, service: HostService | None = None
+    ) -> GatewaySession:
         if grant.trajectories is not None:
             grant.trajectories.parent.mkdir(parents=True, exist_ok=True)
-        cached = self._endpoints[grant.role].hosted.cache and grant.sample is None
-        return GatewaySession(grant, GatewayAddress(self._socket, env), cache if cached else None)
+        cached = self._endpoints[grant.served].hosted.cache and grant.sample is None
+        return GatewaySession(grant, GatewayAddress(self._socket, env), cache if cached else None, service)
 
     def _accept(self) -> asyncio.BaseProtocol:
         server = self._runner.server
@@ -184,10 +187,12 @@ class GatewayServer:
             unknown = "this token is unknown to the gateway, or its session has ended"
             return _error_response(api, CallError("auth", unknown, status=401))
         async with session.call():
+            if request.method == "POST" and path.startswith(_SERVICE_PATH):
+                return await _serve_host(request, path.removeprefix(_SERVICE_PATH), session)
             return await self._serve(request, path, api, session)
 
     async def _serve(self, request: web.Request, path: str, api: Api, session: GatewaySession) -> web.StreamResponse:
-        endpoint = self._endpoints[session.grant.role]
+        endpoint = self._endpoints[session.grant.served]
         if request.method == "GET" and (path == "/models" or path.startswith("/models/")):
             return _models_response(api, endpoint.hosted, path.removeprefix("/models").removeprefix("/"))
         if request.method != "POST" or path not in (*_API_BY_PATH, _COUNT_PATH):
@@ -217,6 +222,17 @@ class GatewayServer:
             return await writer.end()
         except CallError as failed:
             return await writer.fail(api, failed)
+
+
+async def _serve_host(request: web.Request, name: str, session: GatewaySession) -> web.Response:
+    try:
+        answer = await session.serve(name, await _read_body(request))
+    except CallError as failed:
+        return _error_response("openai", failed)
+    if answer is None:
+        missing = CallError("bad_request", "this session has no services of the host", status=404, sent=False)
+        return _error_response("openai", missing)
+    return _json_response(answer)
 
 
 async def _read_body(request: web.Request) -> Body:

@@ -14,13 +14,13 @@ from sia_runner.config.experiment import BudgetConfig
 from sia_runner.gateway.ledger import RunLedger
 from sia_runner.gateway.prices import Rates, price_of
 from sia_runner.records import ModelReply, Usage
-from sia_runner.wire.grants import BudgetFullyReserved, BudgetSpent, Grant, ModelsError, ProviderDown, Role
+from sia_runner.wire.grants import BudgetFullyReserved, BudgetSpent, Grant, ModelsError, ProviderDown, Served
 from sia_runner.wire.providers import EndpointProbe, key_of
 from sia_runner.wire.requests import Objects
 
 if TYPE_CHECKING:
     from sia_runner.gateway.backends import ServedPolicy
-    from sia_runner.gateway.session import GatewaySession
+    from sia_runner.gateway.session import GatewaySession, HostService
 
 _PACKAGES = ("litellm", "aiohttp")
 _LOADING = Grant("learner", 0, "adapter", "train", None)  # pays for an adapter that a service loads to answer
@@ -28,7 +28,7 @@ _BUDGET_POLL = 0.5  # seconds until a training call asks for budget again
 _Result = TypeVar("_Result")
 
 
-def check_providers(providers: Mapping[Role, HostedProvider], budget: BudgetConfig) -> None:
+def check_providers(providers: Mapping[Served, HostedProvider], budget: BudgetConfig) -> None:
     """Check the providers of all roles side by side, each endpoint once. Raises ModelsError."""
     check_installed()
     for hosted in providers.values():
@@ -61,7 +61,7 @@ class GatewayService:
 
     def __init__(
         self,
-        providers: Mapping[Role, HostedProvider],
+        providers: Mapping[Served, HostedProvider],
         folder: Path,
         budget: BudgetConfig,
         cache: Path,
@@ -72,7 +72,7 @@ class GatewayService:
     ) -> None:
         """Build the ledger; `policy` is the target's model where its weights can be trained."""
         self._providers, self._budget, self._cache, self._policy = dict(providers), budget, cache, policy
-        rates: dict[Role, Rates | None] = {role: price_of(hosted) for role, hosted in providers.items()}
+        rates: dict[Served, Rates | None] = {served: price_of(hosted) for served, hosted in providers.items()}
         if policy is not None:
             rates["target"], rates["learner"] = price_of(policy.hosted), _rates_of_training(policy)
         self.ledger = RunLedger(folder, budget, rates, share=share, held_back=held_back)
@@ -89,19 +89,22 @@ class GatewayService:
         check_providers(self._providers, self._budget)
 
     @contextmanager
-    def open_session(self, grant: Grant, code: str = "") -> Iterator["GatewaySession"]:
+    def open_session(
+        self, grant: Grant, code: str = "", service: "HostService | None" = None
+    ) -> Iterator["GatewaySession"]:
         """Open a session. At the context's end its token is void; calls under way are cancelled and settled.
 
         What serves the APIs that the harness's `code` names is loaded first. Raises ProviderDown where that fails.
+        `service` answers what the sandbox posts to /sia/NAME.
         """
         running = self._running_loop(grant)
-        for api, backend in self._endpoints[grant.role].backends.items():
+        for api, backend in self._endpoints[grant.served].backends.items():
             if api in code.lower():
                 try:
                     running.run(backend.ready())
                 except ModelsError as error:
                     raise ProviderDown(str(error)) from None
-        context = self._server.session(grant)
+        context = self._server.session(grant, service)
         session = running.run(context.__aenter__())
         try:
             yield session
@@ -115,7 +118,7 @@ class GatewayService:
         Raises ProviderDown, BudgetSpent, and ModelsError for a request that the provider calls invalid.
         """
         running = self._running_loop(grant)
-        endpoint, session = self._endpoints[grant.role], self._server.own_session(grant)
+        endpoint, session = self._endpoints[grant.served], self._server.own_session(grant)
         return running.run(self._call_runner.chat(session, endpoint, messages, tools, settings))
 
     def policy(self) -> Any:
@@ -192,7 +195,7 @@ class GatewayService:
                     running.stop()
                     raise
                 self._running = running
-            if grant.role not in self._endpoints:
+            if grant.served not in self._endpoints:
                 raise ModelsError(f"no provider is configured for the {grant.role} role")
             return self._running
 

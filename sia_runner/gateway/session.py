@@ -9,7 +9,8 @@ import re
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -135,11 +136,17 @@ def _digest(record: CallRecord) -> bytes:
     return hashlib.sha256(dumps([record.question, record.request])).digest()
 
 
+# Does what a sandbox asks of its host, by name, on a thread of its own; its data is not trusted.
+HostService = Callable[[str, Body], Future[Body]]
+
+
 class GatewaySession:
     """One sandbox's session at the gateway. Written on the gateway's loop, read from any thread."""
 
-    def __init__(self, grant: Grant, door: GatewayAddress, cache: AnswerCache | None) -> None:
-        self.grant, self.door, self.cache = grant, door, cache
+    def __init__(
+        self, grant: Grant, door: GatewayAddress, cache: AnswerCache | None, service: HostService | None = None
+    ) -> None:
+        self.grant, self.door, self.cache, self._service = grant, door, cache, service
         self._slots = asyncio.Semaphore(MAX_CONCURRENT_CALLS)
         self._calls: set[asyncio.Task[object]] = set()
         self._lock, self._usage, self._unsent = threading.Lock(), Usage(), 0
@@ -190,8 +197,18 @@ class GatewaySession:
         return self._words.get(OutcomeKind.REFUSED, "") if alike else ""
 
     def trouble(self) -> Exception | None:
-        """Return the ProviderDown or run-wide BudgetSpent that made calls of this session fail; else None."""
+        """Return the ProviderDown or run-wide BudgetSpent that made calls fail, or what a service raised; else None."""
         return self._trouble
+
+    async def serve(self, name: str, body: Body) -> Body | None:
+        """Return what the host's service answers; None without one. What it raises ends the proposal: see `trouble`."""
+        if self._service is None:
+            return None
+        try:
+            return await asyncio.wrap_future(self._service(name, body))
+        except Exception as error:  # noqa: BLE001 - raised again by whoever opened the session
+            self._trouble = self._trouble or error
+            return {"error": "the runner cannot go on with this proposal: end your work"}
 
     @asynccontextmanager
     async def call(self) -> AsyncIterator[None]:

@@ -6,18 +6,22 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from sia_runner.proposers.files import CACHE_FOLDERS, read_harness_files
+from sia_runner.proposers.llm_tools import TryHarness
+from sia_runner.proposers.llm_workspace import Draft, ProposalWorkspace, ToolRefused, trial_notes
 from sia_runner.proposers.prompting import describe_parent, render_prompt, task_facts
 from sia_runner.proposers.protocol import Brief, Files, GuestResult, ProposerContext, ProposerError, Workbench
-from sia_runner.records import Lever, Proposal
+from sia_runner.records import Json, Lever, Proposal
 from sia_runner.text import one_line, strip_control_characters
 
 _PROGRAMS = Path(__file__).parent / "guest_programs"
 
+_ANSWER_BYTES = 24 * 1024  # bytes of the answer to one trial
 LAST_MESSAGE_FILE = ".proposal.json"  # guest_programs/workspace.py writes it into the harness's folder
 _MESSAGE_CHARACTERS, _TITLE_CHARACTERS, _REASON_CHARACTERS = 256 * 1024, 100, 6000  # characters that are read or kept
 
@@ -74,14 +78,60 @@ def _installed(module: str) -> bool:
         return False
 
 
+_FAILURES_SHOWN = 200  # dev failures of an earlier candidate
+
+
+class GuestServices:
+    """What a guest may have its host do: the tools of `llm` that need the host, within the same limits.
+
+    What a guest sends is checked as a model's tool calls are.
+    """
+
+    def __init__(self, entry: str, brief: Brief, workbench: Workbench, trials: int, questions: int) -> None:
+        self._entry, self._brief, self._workbench = entry, brief, workbench
+        self._space = ProposalWorkspace({}, Draft({}, entry), workbench, trials, questions, _ANSWER_BYTES, brief.first)
+
+    def try_harness(self, body: Json) -> Json:
+        """Run the files of ``{"files": {name: text}}`` on a few dev questions; return the result as text."""
+        draft, files = Draft({}, self._entry), body.get("files")
+        try:
+            if not isinstance(files, dict):
+                raise ToolRefused('give {"files": {name: text}}')
+            for name, text in cast("dict[str, Any]", files).items():
+                if not isinstance(text, str):
+                    raise ToolRefused(f"{name[:120]}: its text is missing")
+                draft.write(name, text)
+            self._space.draft = draft
+            return {"text": TryHarness.call(self._space, ""), "trials": self._space.trials}
+        except ToolRefused as refused:
+            return {"error": str(refused), "trials": self._space.trials}
+
+    def open_candidate(self, body: Json) -> Json:
+        """Return files and dev failures of the earlier candidate of ``{"generation": n}``."""
+        n, numbers = body.get("generation"), [past.n for past in self._brief.history]
+        if self._brief.first or type(n) is not int or n not in numbers:
+            return {
+                "error": f"no earlier generation {str(n)[:20]}; there are: {', '.join(map(str, numbers)) or 'none'}"
+            }
+        candidate = self._workbench.look_back(n)
+        return {"files": dict(candidate.files), "failures": list(candidate.failures[:_FAILURES_SHOWN])}
+
+    def trials_json(self) -> list[Json]:
+        """Return the trials as the notes of a proposal keep them, as `llm` does."""
+        return trial_notes(self._space)
+
+
 class GuestProposer:
     """A proposer that is another package's agent. A driver program runs it in the sandbox, never on the host."""
 
     name: ClassVar[str]  # of its YAML, its extra and its driver program
     needs: ClassVar[tuple[str, ...]]  # modules of its package
 
-    def __init__(self, context: ProposerContext, *, turns: int, seconds: float) -> None:
+    def __init__(
+        self, context: ProposerContext, *, turns: int, seconds: float, trials: int, trial_questions: int
+    ) -> None:
         self._context, self._turns, self._seconds = context, turns, seconds
+        self._trials, self._questions = trials, trial_questions
         self.check()
 
     @classmethod
@@ -96,11 +146,22 @@ class GuestProposer:
         parent = brief.evidence / "harness" if brief.evidence else None
         source = parent if parent and parent.is_dir() else self._context.reference
         start = read_harness_files(source, self._context.entry)
+        services = GuestServices(self._context.entry, brief, workbench, self._allowed_trials(brief), self._questions)
         with self._inputs(brief) as inputs:
             hosted = workbench.host(
-                self._program(brief), "main.py", inputs=inputs, harness=start, calls=self._turns, seconds=self._seconds
+                self._program(brief),
+                "main.py",
+                inputs=inputs,
+                harness=start,
+                calls=self._turns,
+                seconds=self._seconds,
+                services={"try": services.try_harness, "candidate": services.open_candidate},
             )
-        return guest_proposal(self.name, brief, start, hosted)
+        proposal = guest_proposal(self.name, brief, start, hosted)
+        return replace(proposal, notes={**proposal.notes, "trials": services.trials_json()})
+
+    def _allowed_trials(self, brief: Brief) -> int:
+        return 0 if brief.blind else self._trials
 
     @contextmanager
     def _inputs(self, brief: Brief) -> Iterator[Path]:
@@ -121,8 +182,12 @@ class GuestProposer:
             start=_describe_start(brief),
             turns=self._turns,
             allowed=f"{self._seconds:.0f}",
+            trials=self._allowed_trials(brief),
+            questions=self._questions,
+            earlier=not brief.first and bool(brief.history),
         )
-        sources = {"main.py": "main.py", "workspace.py": "workspace.py", "driver.py": f"drive_{self.name}.py"}
+        names = ("main.py", "workspace.py", "bench.py")
+        sources = {**{name: name for name in names}, "driver.py": f"drive_{self.name}.py"}
         programs = {name: (_PROGRAMS / source).read_text(encoding="utf-8") for name, source in sources.items()}
         return {**programs, "prompt.md": prompt, "settings.json": json.dumps({"turns": self._turns})}
 

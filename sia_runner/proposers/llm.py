@@ -8,7 +8,14 @@ from sia_runner.proposers.files import read_harness_files, read_tree
 from sia_runner.proposers.llm_conversation import MOST_CALLS, Conversation, valid_message
 from sia_runner.proposers.llm_prompts import improvement_text, system_prompt, task_prompt
 from sia_runner.proposers.llm_tools import ENDING_TOOLS, Tool, available_tools
-from sia_runner.proposers.llm_workspace import Draft, ProposalWorkspace, Submission, ToolRefused, digest_of_files
+from sia_runner.proposers.llm_workspace import (
+    Draft,
+    ProposalWorkspace,
+    Submission,
+    ToolRefused,
+    digest_of_files,
+    trial_notes,
+)
 from sia_runner.proposers.protocol import Brief, Message, ProposerContext, Workbench
 from sia_runner.records import Lever, ModelReply, Proposal, Status, ToolCall, Usage
 
@@ -51,7 +58,12 @@ class Llm:
     def propose(self, brief: Brief, workbench: Workbench) -> Proposal:
         """Run the loop on the parent's harness and return its proposal."""
         workspace = self._workspace(brief, workbench)
-        tools = available_tools(first=workspace.first, trials=workspace.trials, weights=workspace.weights is not None)
+        tools = available_tools(
+            first=workspace.first,
+            trials=workspace.trials,
+            weights=workspace.weights is not None,
+            earlier=bool(workspace.candidates),
+        )
         conversation = Conversation(
             system_prompt(self._context, brief, workspace, self._turns),
             task_prompt(self._context, brief, workspace, self._limit),
@@ -84,6 +96,7 @@ class Llm:
                 for past in brief.history
                 if past.notes.get("digest") and past.status != Status.UNSCORED
             },
+            candidates=() if brief.first else tuple(past.n for past in brief.history),
             weights=brief.weights,
             start_value=_earlier_value(brief, digest_of_files(start), self._questions),
         )
@@ -181,10 +194,7 @@ def _candidate_proposal(
         "expected_effect": submission.expected_effect[:_NOTE_CHARACTERS],
         "ended": result.why,
         "turns": result.turns,
-        "trials": [
-            {"digest": digest, "value": trial.value, "n": trial.n, "failure": trial.failure[:200]}
-            for digest, trial in workspace.tried.items()
-        ],
+        "trials": trial_notes(workspace),
     }
     if submission.algorithm is None:
         # it marks a proposal on the current weights; on trained weights the same files are another candidate

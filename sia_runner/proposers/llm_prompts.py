@@ -21,6 +21,7 @@ def system_prompt(context: ProposerContext, brief: Brief, workspace: ProposalWor
         start="the parent's harness" if extends else "the task's reference harness",
         weights=workspace.weights,
         trials=workspace.trials,
+        earlier=bool(workspace.candidates),
         questions=workspace.questions,
         turns=turns,
     )

@@ -108,6 +108,28 @@ class ReadFile(Tool):
         return "\n".join([f"[{root}/{name}: lines {self.offset} to {last} of {len(lines)}{more}]", *selected])
 
 
+class OpenCandidate(Tool):
+    """Copy the harness of an earlier generation, and the dev questions that it failed, to
+    evidence/candidates/gen_N, where you can list, read and search them. history/gen_N.md says what became of it.
+    """  # noqa: D205
+
+    name = "open_candidate"
+    generation: int = Field(description="number of the generation")
+
+    def _run(self, workspace: ProposalWorkspace) -> str:
+        if self.generation not in workspace.candidates:
+            numbers = ", ".join(map(str, workspace.candidates))
+            raise ToolRefused(f"there is no earlier generation {self.generation}; there are: {numbers}")
+        candidate = workspace.workbench.look_back(self.generation)
+        folder = f"candidates/gen_{self.generation}"
+        lines = [json.dumps(failure, ensure_ascii=False, default=str) for failure in candidate.failures]
+        files = {f"{folder}/harness/{name}": text for name, text in candidate.files.items()}
+        files[f"{folder}/failures.jsonl"] = "".join(f"{line}\n" for line in lines)
+        workspace.evidence = {**workspace.evidence, **files}
+        names = ", ".join(f"evidence/{name}" for name in list(files)[:_MAX_LISTED])
+        return f"{len(lines)} dev failures, {len(candidate.files)} files of the harness: {names}"
+
+
 _MAX_MATCHES = 100  # lines
 _BEFORE, _AFTER = 60, 180  # characters shown around a match
 
@@ -338,9 +360,10 @@ class Stop(Tool):
 ENDING_TOOLS = (Submit.name, TrainWeights.name)  # tools that end a proposal when they are accepted
 
 
-def available_tools(*, first: bool, trials: int, weights: bool) -> dict[str, type[Tool]]:
+def available_tools(*, first: bool, trials: int, weights: bool, earlier: bool) -> dict[str, type[Tool]]:
     """Return the available tools by name; the first harness has no `stop`, since nothing was tried."""
     tools: list[type[Tool]] = [ListFiles, ReadFile, Search, WriteFile, EditFile, DeleteFile]
+    tools += [OpenCandidate] if earlier else []
     tools += [TryHarness] if trials else []
     tools += [MeasureRewards, TrainWeights] if weights else []
     tools += [Submit] if first else [Submit, Stop]

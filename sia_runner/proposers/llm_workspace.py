@@ -194,7 +194,7 @@ class Submission:
 class ProposalWorkspace:
     """The state that the tools of one proposal work on."""
 
-    evidence: Mapping[str, str]  # read-only: name -> text
+    evidence: Mapping[str, str]  # read-only for the model: name -> text
     draft: Draft
     workbench: Workbench
     trials: int  # runs on dev questions that are left
@@ -203,6 +203,7 @@ class ProposalWorkspace:
     first: bool  # generation 1: the harness as it is may be proposed
     earlier: Mapping[str, str] = field(default_factory=dict)  # digest of a proposed harness -> what became of it
     start_value: float | None = None  # of the harness it starts from, in an earlier trial on the same questions
+    candidates: tuple[int, ...] = ()  # earlier generations that can be opened
     weights: WeightsLever | None = None  # None: they are not to be trained
     tried: dict[str, Trial] = field(default_factory=dict)  # by digest of the harness, in order
     measured: dict[str, MeasuredRewards] = field(default_factory=dict)  # by digest of the harness
@@ -232,6 +233,14 @@ class ProposalWorkspace:
         if not texts:
             raise ToolRefused(f"there is nothing in {_quoted(folder)}")
         return texts
+
+
+def trial_notes(workspace: ProposalWorkspace) -> list[dict[str, Any]]:
+    """Return the trials of a proposal for its notes, which come back in the history of every later generation."""
+    return [
+        {"digest": digest, "value": trial.value, "n": trial.n, "failure": trial.failure[:200]}
+        for digest, trial in workspace.tried.items()
+    ]
 
 
 def clip_text(text: str, limit: int) -> str:

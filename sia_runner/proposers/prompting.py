@@ -40,6 +40,7 @@ def task_facts(context: ProposerContext, brief: Brief) -> dict[str, Any]:
         "calls_model": context.calls_model,
         "sibling": brief.sibling,
         "direction": direction_for(brief, context.calls_model),
+        "partner": brief.partner,
         "notes": [table_cell(text, len(text)) for text in brief.directions],
     }
 

@@ -1,14 +1,15 @@
 """Defines the proposer interface: what the loop needs of a proposer, and what a proposer gets."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from sia_runner.errors import RunnerError
-from sia_runner.records import ModelReply, PastGeneration, Proposal, Trial, Usage
+from sia_runner.records import Json, ModelReply, PastGeneration, Proposal, Trial, Usage
 
 Files = Mapping[str, str]
+Services = Mapping[str, Callable[[Json], Json]]  # name -> what the host does for a guest; the data is not trusted
 Message = Mapping[str, Any]
 
 
@@ -63,6 +64,14 @@ class MeasuredRewards:
     minutes: Mapping[str, float | None]  # algorithm -> estimate of an update and of scoring it; None: not known
 
 
+@dataclass(frozen=True, slots=True)
+class EarlierCandidate:
+    """An earlier candidate. `failures` are dev questions that it did not fully solve, with the right answers."""
+
+    files: Files  # empty where no harness was built
+    failures: Sequence[Json]  # the most representative first; empty where it was not scored
+
+
 class Workbench(Protocol):
     """The place where a proposer tries harnesses: sandboxed, dev questions only, results stored for resume."""
 
@@ -75,12 +84,25 @@ class Workbench(Protocol):
         ...
 
     def host(
-        self, program: Files, entry: str, *, inputs: Path, harness: Files, calls: int, seconds: float
+        self,
+        program: Files,
+        entry: str,
+        *,
+        inputs: Path,
+        harness: Files,
+        calls: int,
+        seconds: float,
+        services: Services | None = None,
     ) -> GuestResult:
         """Run another package's agent in the sandbox: ``python entry --dataset_dir INPUTS --working_dir W``.
 
-        `harness` is copied to W/harness, which the agent changes; the gateway answers at most `calls` model calls.
+        `harness` is copied to W/harness, which the agent changes; the gateway answers at most `calls` model calls, and
+        has `services` answer what is posted to its path /sia/NAME, one at a time. What a service raises is raised here.
         """
+        ...
+
+    def look_back(self, n: int) -> "EarlierCandidate":
+        """Return the harness of an earlier candidate, and dev questions that it failed."""
         ...
 
     def try_out(self, batch: Sequence[Files], *, share: float, questions: int | None = None) -> list[Trial]:
@@ -109,6 +131,7 @@ class Brief:
     incumbent: int | None  # generation of the best accepted candidate so far
     higher_is_better: bool
     parent: int | None = None  # generation whose harness is to be extended, as `search` chose; None in generation 1
+    partner: int | None = None  # a generation to merge with it: evidence/partner; None: extend the parent alone
     weights: WeightsLever | None = None  # None: the harness is the only lever of this proposal
     sibling: int = 0  # index among the parallel proposals, from 0
     blind: bool = False  # a search without feedback (a control arm): draw at random, and try nothing out

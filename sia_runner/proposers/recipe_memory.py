@@ -64,6 +64,8 @@ class SearchMemory:
             self.add(MeasuredVariant.from_json(trial) for trial in past.notes.get("trials", ()))
         self._proposed_keys = {variant.key for variant in self._proposals.values()}
         self.incumbent = self._proposals.get(brief.incumbent or 0)
+        self.parent = self._proposals.get(brief.parent or brief.incumbent or 0)
+        self.partner = self._proposals.get(brief.partner or 0)
         self.rejections = sum(past.n > (brief.incumbent or 0) for past in brief.history)
 
     def add(self, trials: Iterable[MeasuredVariant]) -> None:

@@ -109,10 +109,11 @@ class Recipes:
         )
 
     def _pool(self, space: Space, memory: SearchMemory, n: int) -> list[Variant]:
-        """Return the variants to try: of all recipes at first, then half around the incumbent and half from the study.
+        """Return the variants to try: of all recipes at first, then half around the parent and half from the study.
 
-        Where the incumbent is no recipe, the best variant of the last rung takes its place. Where these yield nothing
-        new, even samples follow, then the unused variants of a small space.
+        Merges of parent and partner, where both are of one recipe, come before those around the parent. Where the
+        parent is no recipe, the best variant of the last rung takes its place. Where these yield nothing new, even
+        samples follow, then the unused variants of a small space.
         """
         rng = Random(f"{self._context.seed}:{n}")
         if not memory.trials_at(self._rungs[0]):
@@ -120,13 +121,15 @@ class Recipes:
         from sia_runner.proposers.recipe_study import VariantStudy
 
         study = VariantStudy(space, memory, self._rungs, seed=rng.getrandbits(32))
-        anchor = memory.incumbent
+        anchor, partner = memory.parent, memory.partner
         merits = {key: merit for key, merit in memory.merits(self._rungs[-1]).items() if merit is not None}
         if anchor is None and merits:
             anchor = memory.variant(max(sorted(merits), key=lambda key: merits[key]))
         recipes, count = list(space.recipes.values()), self._trials
         around = neighbours(space.recipes[anchor.recipe], anchor, rng, memory.rejections) if anchor else iter(())
+        merges = crossed(anchor, partner, rng) if anchor and partner and anchor.recipe == partner.recipe else iter(())
         sources = [
+            (islice(merges, _DRAWS * count), (count + 1) // 2),
             (islice(around, _DRAWS * count), (count + 1) // 2),
             ((study.ask() for _ in range(_STUDY_DRAWS * count)), count),
             ((rng.choice(recipes).sample(rng) for _ in range(_DRAWS * count)), count),
@@ -170,6 +173,12 @@ def neighbours(recipe: Recipe, anchor: Variant, rng: Random, rejections: int) ->
             for name in sorted(rng.sample(names, moved))
         }
         yield Variant(recipe.name, {**anchor.constants, **changed})
+
+
+def crossed(first: Variant, second: Variant, rng: Random) -> Iterator[Variant]:
+    """Yield endless variants whose constants are those of either of two variants of one recipe."""
+    while True:
+        yield Variant(first.recipe, {name: rng.choice((first, second)).constants[name] for name in first.constants})
 
 
 def _untried(candidates: Iterable[Variant], tried_keys: set[str], count: int) -> list[Variant]:

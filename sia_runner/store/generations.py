@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sia_runner.records import Json, Lever, PastGeneration, Score
+from sia_runner.records import Json, Lever, PastGeneration, Score, Usage
 from sia_runner.store.files import as_dict, as_int, as_number, as_text
 
 GENERATION_STEPS = ("propose", "plan", "build", "gate", "run", "verify", "accept")
@@ -60,6 +60,8 @@ class GenerationRecord:
     rationale: str = ""
     reason: str = ""
     parent: int | None = None  # the generation whose harness it extended
+    partner: int | None = None  # the generation that it was to merge with its parent
+    model: str = ""  # of several that are configured, the one that its proposer called
     val: Score | None = None
     outcomes: Mapping[str, int] = field(default_factory=dict[str, int])  # of val
     difference: float | None = None  # to the incumbent at that time, with its standard error and p
@@ -94,6 +96,8 @@ class GenerationRecord:
             rationale=str(proposal.get("rationale") or ""),
             reason=str(verdict.get("reason") or ""),
             parent=as_int(proposal.get("parent")),
+            partner=as_int(proposal.get("partner")),
+            model=as_text(proposal.get("model")),
             val=Score.parse(verified.get("val")),
             outcomes=parse_counts(verified.get("outcomes")),
             difference=as_number(verdict.get("difference")),
@@ -123,6 +127,8 @@ class GenerationRecord:
             "status": self.status,
             "reason": self.reason,
             "parent": self.parent,
+            **({"partner": self.partner} if self.partner is not None else {}),
+            **({"model": self.model} if self.model else {}),
             "val": self.val and self.val.to_json(),
             "outcomes": dict(self.outcomes),
             "training": self.training and self.training.to_json(),
@@ -132,10 +138,26 @@ class GenerationRecord:
 
     def to_past_generation(self) -> PastGeneration:
         """Return what a proposer may see of this generation."""
-        notes = self.steps["propose"]["notes"]
         return PastGeneration(
-            self.n, Lever(self.lever), self.title, self.status, self.reason, self.val, notes, self.parent
+            self.n,
+            Lever(self.lever),
+            self.title,
+            self.status,
+            self.reason,
+            self.val,
+            notes=self.steps["propose"]["notes"],
+            parent=self.parent,
+            partner=self.partner,
+            model=self.model,
+            difference=self.difference,
+            standard_error=self.standard_error,
+            usage=self._journaled_usage(),
         )
+
+    def _journaled_usage(self) -> Usage:
+        """Return what proposer, gate and run used; unlike the ledger, the same after any number of resumes."""
+        usages = [as_dict(self.steps.get(step, {}).get("usage")) for step in ("propose", "gate", "run")]
+        return sum((Usage(**usage) for usage in usages), Usage())
 
 
 SIA_H, SIA_WH, NO_MODEL = "SIA-H", "SIA-W+H", "SIA-H, no model"

@@ -181,6 +181,7 @@ class RunDir:
     tracking = _Part("tracking", "A tracker's files: the run's id at its service, and data that could not be sent yet.")
     trials = _Part("trials", "The proposers' trials on dev questions, by content; shared by all generations.")
     directions = _Part("directions", "Notes of a person that no proposal was told yet, a file each.")
+    transfers = _Part("transfers", "Tests of the final harness with other models or tasks, a run directory each.")
     probes = _Part("probes", "The rewards of harnesses before any training, by content; shared by all generations.")
 
     def job(self, step: str) -> Path:

@@ -45,7 +45,8 @@ def model_names(config: Mapping[str, Any]) -> dict[str, str]:
     kind, trained = config["target_agent"]["kind"], config["trainer"]["kind"] != "none"
     names: dict[str, str] = {}
     if "provider" in config["meta_agent"] and meta.get("model"):
-        names["meta"] = f"{meta['name']}/{meta['model']}"
+        models = config["search"].get("proposer_models") or [meta["model"]]
+        names["meta"] = f"{meta['name']}/{'+'.join(models)}"
     if kind == "policy" or (kind == "auto" and trained):
         base = config["target_agent"]["policy"]["base"]
         names["target"] = Path(base).name if base.startswith((".", "/", "~")) else base

@@ -76,7 +76,8 @@ def _verdict_figures(g: GenerationRecord, best: float | None) -> Json:
     figures: Json = {
         "generation": g.n,
         "accepted": int(g.status == "accepted"),
-        **{key: getattr(g, key) for key in ("status", "lever", "algorithm", "parent")},
+        **{key: getattr(g, key) for key in ("status", "lever", "algorithm", "parent", "partner")},
+        "proposer_model": g.model or None,
         **score_columns("val", g.val),
         "best_val": best,
         "seconds": round(sum(g.seconds.values()), 3),

@@ -8,6 +8,7 @@ from sia_runner.errors import RunnerError
 
 # The caller; each role has its own provider. `learner`: training at a service, which is no call of a harness.
 Role = Literal["meta", "target", "learner"]
+Served = Role | tuple[Role, str]  # a role, or one of several models that it has, by name
 Scope = Literal["run", "generation", "grant"]
 
 
@@ -48,3 +49,9 @@ class Grant:
     live: bool = False  # policy only: use the current weights, in the middle of training
     temperature: float | None = None  # set: overrides the request (rollouts)
     seed: str | None = None  # set: each call is seeded by (seed, question, number of earlier calls for it)
+    model: str | None = None  # meta only: another model of the provider; None: the role's own
+
+    @property
+    def served(self) -> Served:
+        """The key of the model that answers."""
+        return (self.role, self.model) if self.model else self.role

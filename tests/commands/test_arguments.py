@@ -125,7 +125,7 @@ def test_control_c_is_one_line_and_130(monkeypatch, capsys, name):
     def left(code):
         raise SystemExit(code)
 
-    arguments = {"run": [], "web": [], "tasks": ["list"], "direct": ["given", "note"]}
+    arguments = {"run": [], "web": [], "tasks": ["list"], "direct": ["given", "note"], "transfer": ["given", "task=a"]}
     monkeypatch.setattr(f"sia_runner.commands.{name}.main", interrupted)
     monkeypatch.setattr(os, "_exit", left)
     monkeypatch.setattr(sys, "argv", ["sia-runner", name, *arguments.get(name, ["given"])])

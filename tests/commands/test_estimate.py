@@ -84,6 +84,19 @@ def test_more_generations_and_more_width_cost_more():
     assert wide.meta.seconds == single.meta.seconds  # side by side
 
 
+def hosted(*overrides):
+    return check_experiment(composed("meta_agent=llm", "provider=openai", *overrides))
+
+
+def test_of_several_models_of_the_proposer_the_dearest_is_counted():
+    models = "search.proposer_models=[gpt-4o-mini,gpt-4o]"
+    several, dear = (hosted(more) for more in (models, "provider.model=gpt-4o"))
+    case = forecasts(dear)["expected"]
+    assert role_dollars(several, case, "meta") == role_dollars(dear, case, "meta") > 0
+    unknown = hosted("search.proposer_models=[gpt-4o,nobody-knows]")
+    assert role_dollars(unknown, case, "meta") is None
+
+
 def test_patience_shortens_the_low_case_only():
     early = forecasts(config("max_gen=10", "search.patience=2"))
     assert [case.generations for case in early.values()] == [3, 10, 10]

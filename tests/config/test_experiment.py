@@ -238,6 +238,39 @@ def test_multirun_gives_each_run_its_own_directory_and_the_worst_exit_code(tmp_p
     assert run("-m", "task=smoke", "max_gen=0,1", cwd=tmp_path).returncode == 2
 
 
+@pytest.mark.parametrize(
+    ("overrides", "why"),
+    [
+        (
+            ["search=pareto", "task=custom", "task.dir=/x"],
+            "search=pareto compares candidates on dev questions, but task=custom",
+        ),
+        (["search.proposer_models=[a,b]"], "but meta_agent=recipes calls no model; allowed with it: []"),
+        (["meta_agent=llm", *ENDPOINT, "search.proposer_models=[a]"], "allowed are two or more different models"),
+        (["meta_agent=llm", *ENDPOINT, "search.proposer_models=[a,b,a]"], "allowed are two or more different models"),
+        (
+            ["meta_agent=llm", *ENDPOINT, "search.proposer_models=[a,b]", "provider.prices={input: 1, output: 1}"],
+            "provider.prices are those of one model",
+        ),
+        (
+            ["meta_agent=llm", *ENDPOINT, "+experiment=control", "control.tokens=9", "search.proposer_models=[a,b]"],
+            "is feedback, which control.arm=votes has not; allowed: []",
+        ),
+    ],
+)
+def test_a_search_that_cannot_be_made_is_refused_in_a_line(overrides, why):
+    assert why in "\n".join(faults(*overrides))
+
+
+def test_of_several_models_the_first_is_the_proposers_and_the_others_are_beside_it():
+    config = check_experiment(composed("meta_agent=llm", *ENDPOINT, "search.proposer_models=[a,b,c]"))
+    assert (config.meta_provider.model, config.target_provider.model) == ("a", "m")
+    assert [(other.model, other.base_url) for other in config.other_meta_providers] == [
+        ("b", config.meta_provider.base_url),
+        ("c", config.meta_provider.base_url),
+    ]
+
+
 def test_mcnemar_needs_a_metric_that_is_decided_question_by_question():
     (line,) = faults("search.accept.rule=mcnemar", "task.metric.verifier=auc", '+task.metric.choices=["no","yes"]')
     assert line.startswith("search.accept.rule=mcnemar counts single questions") and "ladder, bootstrap" in line

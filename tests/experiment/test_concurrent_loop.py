@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sia_runner.experiment.concurrent_loop import CandidatePool, verdicts_available
+from sia_runner.experiment.concurrent_loop import CandidatePool
+from sia_runner.selection.parents import verdicts_available
 
 
 def propose(n, verdicts):

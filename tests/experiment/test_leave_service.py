@@ -28,7 +28,7 @@ def resume(tmp_path, monkeypatch):
         policies.append(context.config.target_agent.policy)
         raise Prepared
 
-    monkeypatch.setattr(runner, "_prepare", prepare)
+    monkeypatch.setattr(runner, "prepare_run", prepare)
 
     def go(backend, *overrides):
         own = [f"policy={backend}", f"{KEY}.base={BASES[backend]}", "trainer=grpo", "task=lawbench"]

@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from sia_runner.config.components import TokenPrices
+from sia_runner.config.experiment import BudgetConfig
 from sia_runner.gateway.service import GatewayService
 from sia_runner.wire.grants import ModelsError, ProviderDown
 from tests.gateway.gateway_kit import HI, hosted
@@ -44,6 +46,22 @@ def test_a_tool_using_loop(scene, api):
     assert [record["purpose"] for record in scene.records()] == ["propose"] * 2
     body = scene.server.requests[0].body
     assert (body["temperature"], body["max_tokens"]) == (0.2, 100)
+
+
+def test_a_grant_may_name_another_model_which_has_its_own_price(scene):
+    entry = hosted(scene.server.base_url)
+    dear = entry.model_copy(update={"model": "dear", "prices": TokenPrices(input=1000.0, output=1000.0)})
+    scene.server.models = ("scripted", "dear")
+    scene.models = GatewayService(
+        {"meta": entry, ("meta", "dear"): dear}, scene.folder / "ledger", BudgetConfig(), scene.folder
+    )
+    cheap, priced = (scene.models.chat(scene.grant(role="meta", model=model), HI, []) for model in (None, "dear"))
+    assert [request.model for request in scene.server.requests] == ["scripted", "dear"]
+    assert priced.usage.usd == pytest.approx(priced.usage.tokens / 1000) and cheap.usage.usd < priced.usage.usd / 100
+    with scene.session(role="meta", model="dear") as guest:
+        assert guest.env["SIA_MODEL"] == "dear"
+    with pytest.raises(ModelsError, match="no provider"):
+        scene.models.chat(scene.grant(role="meta", model="other"), HI, [])
 
 
 def test_settings_that_are_none_are_left_to_the_provider(scene):

@@ -5,14 +5,15 @@ import os
 import stat
 import threading
 import time
+from concurrent.futures import Future
 
 import openai
 import pytest
 
 from sia_runner.gateway.session import MAX_CONCURRENT_CALLS
 from sia_runner.records import OutcomeKind
-from sia_runner.wire.grants import ModelsError
-from tests.gateway.gateway_kit import HI
+from sia_runner.wire.grants import BudgetSpent, ModelsError
+from tests.gateway.gateway_kit import HI, Guest
 from tests.provider import Answer, Hang, Status
 
 
@@ -240,3 +241,44 @@ def test_records_are_whole_lines_of_json(scene):
         guest.ask_all([f"line\nbreak \u2028 {n}" for n in range(100)], threads=16)
     lines = scene.trajectories.read_bytes().split(b"\n")
     assert lines[-1] == b"" and len([json.loads(line) for line in lines[:-1]]) == 100
+
+
+# --- what the host does for a sandbox beside models ---
+
+
+def future_of(result):
+    future = Future()
+    future.set_exception(result) if isinstance(result, Exception) else future.set_result(result)
+    return future
+
+
+def posted(guest, path, body):
+    with guest.http() as client:
+        return client.post(path, json=body)
+
+
+def test_a_service_of_the_host_is_reached_by_its_name_with_the_sessions_token(scene):
+    scene.open()
+    asked = []
+    service = lambda name, body: asked.append((name, body)) or future_of({"text": "done"})  # noqa: E731
+    with scene.models.open_session(scene.grant(role="meta"), service=service) as session:
+        guest = Guest(session)
+        assert [posted(guest, path, {"files": {}}).json() for path in ("/sia/try", "/v1/sia/try")] == [
+            {"text": "done"}
+        ] * 2
+        assert asked == [("try", {"files": {}})] * 2
+        assert posted(guest, "/sia/try", ["no object"]).status_code == 400
+        with guest.http() as client:
+            assert client.post("/sia/try", json={}, headers={"authorization": "Bearer other"}).status_code == 401
+        assert session.trouble() is None and session.usage().calls == 0
+    with scene.session() as guest:
+        assert posted(guest, "/sia/try", {}).status_code == 404
+
+
+def test_what_a_service_raises_is_the_sessions_trouble_and_not_told_to_the_sandbox(scene):
+    scene.open()
+    spent = BudgetSpent("run", "budget.usd=1: a secret figure")
+    with scene.models.open_session(scene.grant(role="meta"), service=lambda *_: future_of(spent)) as session:
+        answer = posted(Guest(session), "/sia/try", {}).json()
+        assert "cannot go on" in answer["error"] and "secret" not in answer["error"]
+        assert session.trouble() is spent

@@ -10,7 +10,7 @@ from sia_runner.proposers import recipe_space
 from sia_runner.proposers.protocol import Brief
 from sia_runner.proposers.recipe_memory import SearchMemory
 from sia_runner.proposers.recipe_space import Space, Variant
-from sia_runner.proposers.recipes import SuccessiveHalving, neighbours, variants_for_breadth
+from sia_runner.proposers.recipes import SuccessiveHalving, crossed, neighbours, variants_for_breadth
 from sia_runner.records import Lever, PastGeneration, Trial
 from tests.proposers.synthetic import ENTRY, write_task
 
@@ -105,3 +105,19 @@ def test_a_recipe_without_constants_has_no_neighbours(space):
 
     bare = replace(space.recipes["plain"], constants={})
     assert list(neighbours(bare, bare.default(), Random(0), 0)) == []
+
+
+def test_a_merge_of_two_variants_has_constants_of_either():
+    one, other = (Variant("rich", {"A": value, "B": value, "C": value}) for value in (1, 2))
+    drawn = {tuple(variant.constants.values()) for variant in islice(crossed(one, other, Random(0)), 200)}
+    assert drawn == {(a, b, c) for a in (1, 2) for b in (1, 2) for c in (1, 2)}
+
+
+def test_parent_and_partner_are_read_from_the_history(space):
+    def past(n: int, recipe: str) -> PastGeneration:
+        notes = {"recipe": recipe, "constants": dict(space.recipes[recipe].default().constants)}
+        return PastGeneration(n, Lever.HARNESS, "t", "rejected", "", None, notes)
+
+    history = [past(1, "plain"), past(2, "rich"), past(3, "decoy")]
+    memory = SearchMemory(Brief(4, 9, None, history, 1, True, parent=2, partner=3), space)
+    assert (memory.incumbent.recipe, memory.parent.recipe, memory.partner.recipe) == ("plain", "rich", "decoy")

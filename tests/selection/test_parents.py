@@ -7,8 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sia_runner.config.experiment import SearchConfig
-from sia_runner.records import Lever, PastGeneration, Score
-from sia_runner.selection.parents import archive_weights, choose_parent, parents_by_generation, plateau_reason
+from sia_runner.records import Lever, PastGeneration, Score, Trial
+from sia_runner.selection.parents import (
+    ParentSearch,
+    archive_weights,
+    best_trial,
+    parents_by_generation,
+    plateau_reason,
+)
 
 
 def search(name, **changes):
@@ -21,7 +27,12 @@ def past(n, value, status="rejected", parent=None, half=0.1):
 
 
 def parent(name, history, incumbent, *, seed=0, n=9, sibling=0, better=True, **changes):
-    return choose_parent(search(name, **changes), history, incumbent, f"{seed}:{n}:{sibling}", better)
+    dev = {p.n: {f"q{k}": float((p.n * 7 + k) % 3 == 0) for k in range(12)} for p in history}
+    return ParentSearch(search(name, **changes), seed, better, dev.__getitem__).choose(n, history, incumbent, sibling)
+
+
+def extended(name, history, incumbent, **how):
+    return parent(name, history, incumbent, **how).parent
 
 
 @st.composite
@@ -42,29 +53,39 @@ def incumbent_of(history):
     return next((p.n for p in reversed(history) if p.status == "accepted"), None)
 
 
-@given(histories(), st.sampled_from(["greedy", "last", "archive"]), st.integers(0, 5), st.booleans())
+@given(
+    histories(), st.sampled_from(["greedy", "last", "archive", "pareto", "islands"]), st.integers(0, 5), st.booleans()
+)
 def test_a_parent_is_a_scored_candidate_and_there_is_one_as_soon_as_one_was_scored(history, name, seed, better):
-    found = parent(name, history, incumbent_of(history), seed=seed, better=better)
+    found = extended(name, history, incumbent_of(history), seed=seed, better=better)
     scored = {p.n for p in history if p.val}
     assert found in scored if scored else found is None
 
 
 @given(histories())
 def test_greedy_extends_the_incumbent_and_last_the_newest_scored(history):
-    assert parent("greedy", history, incumbent_of(history)) == incumbent_of(history)
-    assert parent("last", history, incumbent_of(history)) == max((p.n for p in history if p.val), default=None)
+    assert extended("greedy", history, incumbent_of(history)) == incumbent_of(history)
+    assert extended("last", history, incumbent_of(history)) == max((p.n for p in history if p.val), default=None)
 
 
-@given(histories(), st.integers(0, 99), st.integers(1, 99), st.integers(0, 9))
-def test_the_archive_draws_the_same_again(history, seed, n, sibling):
-    draws = {parent("archive", history, None, seed=seed, n=n, sibling=sibling) for _ in range(3)}
+@given(
+    histories(),
+    st.sampled_from(["archive", "pareto", "islands"]),
+    st.integers(0, 99),
+    st.integers(1, 99),
+    st.integers(0, 9),
+)
+def test_a_draw_is_the_same_again(history, name, seed, n, sibling):
+    draws = {parent(name, history, None, seed=seed, n=n, sibling=sibling) for _ in range(3)}
     assert len(draws) == 1
 
 
 def test_seed_generation_and_sibling_each_change_the_draw():
     history = [past(n, 0.5, "accepted" if n == 1 else "rejected", 1) for n in range(1, 9)]
     for varied in ("seed", "n", "sibling"):
-        assert len({parent("archive", history, 1, **{varied: k}) for k in range(30)}) > 3
+        for name in ("archive", "pareto"):
+            draws = {extended(name, history, 1, **{varied: k}, dev_groups=None) for k in range(30)}
+            assert len(draws) > (3 if name == "archive" else 1)
 
 
 @given(histories(), st.floats(0, 3), st.booleans())
@@ -139,7 +160,7 @@ def test_draws_follow_the_weights():
         past(4, 0.1, parent=3),
     ]
     chances = archive_weights(history, 1.0, True)
-    drawn = Counter(parent("archive", history, 3, seed=seed) for seed in range(3000))
+    drawn = Counter(extended("archive", history, 3, seed=seed) for seed in range(3000))
     for n, weight in chances.items():
         assert drawn[n] / 3000 == pytest.approx(weight / sum(chances.values()), abs=0.03)
 
@@ -159,3 +180,19 @@ def test_a_plateau_is_as_many_generations_in_a_row_without_an_accepted_one(histo
 
 def test_without_patience_there_is_no_plateau():
     assert plateau_reason(search("greedy"), [past(n, None, "failed") for n in range(1, 100)]) == ""
+
+
+def test_of_parallel_proposals_the_best_trial_counts_and_a_failed_one_only_where_all_failed():
+    def trial(value, failure=""):
+        return Trial(value, 10, 1.0, failure)
+
+    assert best_trial({0: trial(0.5), 1: trial(0.7), 2: trial(0.7)}, True) == 1
+    assert best_trial({0: trial(0.5), 1: trial(0.7)}, False) == 0
+    assert best_trial({0: trial(0.9, "crashed"), 1: trial(0.1)}, True) == 1
+    assert best_trial({3: trial(0.0, "crashed"), 4: trial(0.0, "crashed")}, True) == 3
+
+
+def test_without_dev_questions_pareto_extends_the_incumbent():
+    history = [past(1, 0.2, "accepted"), past(2, 0.3, parent=1)]
+    chosen = ParentSearch(search("pareto"), 0, True, lambda n: {}).choose(3, history, 1)
+    assert (chosen.parent, chosen.partner) == (1, None)

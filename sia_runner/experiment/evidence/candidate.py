@@ -35,6 +35,7 @@ class CandidateEvidence:
     dev: Sequence[Outcome]
     dev_score: Score | None
     failures: Sequence[DevFailure]
+    higher_is_better: bool
     saw_val_labels: bool  # long texts that it made must be withheld
     log: Path
     calls: Mapping[Path, Mapping[str, str]]  # trajectories.jsonl -> id in the view -> dev unit
@@ -59,6 +60,7 @@ class CandidateEvidence:
                 DevFailure(unit, content | {"prediction": strip_control_characters(content["prediction"])[:limit]})
                 for unit, content in visible
             ],
+            higher_is_better=task.higher_is_better,
             saw_val_labels=saw_labels,
             log=harness_runs[0].log,
             calls={

@@ -16,6 +16,7 @@ from sia_runner.experiment.evidence.candidate import (
     write_failures,
 )
 from sia_runner.experiment.evidence.history import (
+    distil_lessons,
     history_json,
     render_weights,
     score_text,
@@ -23,11 +24,13 @@ from sia_runner.experiment.evidence.history import (
     write_history,
 )
 from sia_runner.experiment.evidence.trajectories import write_trajectories
+from sia_runner.experiment.execution import outcomes_of_split
 from sia_runner.gateway.ledger_files import AccountTotals, read_totals
-from sia_runner.records import Json, PastGeneration
+from sia_runner.records import Json, Outcome, PastGeneration
+from sia_runner.selection.parents import better_groups
 from sia_runner.store.files import read_tail
 from sia_runner.store.journal import JournalReader, minutes_spent
-from sia_runner.store.run_directory import RunDir, remove_tree, write_json, write_text
+from sia_runner.store.run_directory import RunDir, read_outcomes, remove_tree, write_json, write_text
 from sia_runner.text import one_line, strip_control_characters
 
 _OUTPUT_TAIL_BYTES = 16 * 1024  # bytes of what the parent printed
@@ -40,6 +43,8 @@ _FILE_DESCRIPTIONS = {
     "failures.jsonl": "dev questions that it did not fully solve, with prediction and gold answer",
     "confusion.md": "how its dev questions ended, and which answers it took for which",
     "trajectories": "its model calls for some of these failures and a few successes, a file each",
+    "partner": "the harness to be merged with it, and the dev questions on which the two differ",
+    "lessons.md": "what was tried and did not help, and why",
     "history": "rationale, fate and diff of every earlier candidate",
     "stdout_tail.txt": "the end of what it printed",
 }
@@ -87,16 +92,18 @@ def write_evidence(
     folder: Path | None = None,
     *,
     left_alone: str = "",
+    partner: int | None = None,
 ) -> None:
     """Write the evidence of generation `n` to `folder` (None: the generation's own), replacing it.
 
-    It is about `parent` (None: the incumbent). `left_alone` says why the weights are not trained although they are due.
+    It is about `parent` (None: the incumbent), with which the proposal merges `partner` if that is not None.
+    `left_alone` says why the weights are not trained although they are due.
     """
     config, run, task = context.config, context.run, context.task
     folder = folder or run.generation(n).evidence
     remove_tree(folder)
     folder.mkdir(parents=True)
-    candidates = {k: CandidateEvidence.of(context, k, history) for k in {parent, incumbent} if k}
+    candidates = {k: CandidateEvidence.of(context, k, history) for k in {parent, incumbent, partner} if k}
     subject = candidates.get(parent or incumbent or 0)
     summary = {
         "task": task.name,
@@ -110,12 +117,17 @@ def write_evidence(
         # generations in progress have not settled theirs
         "budget_left": remaining_budget(config, run, len(history) + 1),
     }
+    if subject and partner:
+        summary["partner"] = _write_partner(run, candidates[partner], subject, config, folder / "partner")
     write_text(folder / "task.md", task.description, durable=False)
     write_json(folder / "summary.json", summary, durable=False)
     write_history(run, task, history, folder / "history")
+    lessons = _lessons(context, history) if config.evidence.memory else []
+    if lessons:
+        write_text(folder / "lessons.md", "\n".join(["# What failed, and why", "", *lessons, ""]), durable=False)
     if subject:
         _write_candidate(config, run, subject, folder)
-    write_text(folder / "overview.md", _render_overview(n, summary, folder), durable=False)
+    write_text(folder / "overview.md", _render_overview(n, summary, folder, lessons), durable=False)
 
 
 def _write_candidate(config: Experiment, run: RunDir, subject: CandidateEvidence, folder: Path) -> None:
@@ -130,7 +142,29 @@ def _write_candidate(config: Experiment, run: RunDir, subject: CandidateEvidence
         write_text(folder / "stdout_tail.txt", strip_control_characters(tail), durable=False)
 
 
-def _render_overview(n: int, summary: Mapping[str, Any], folder: Path) -> str:
+def _write_partner(
+    run: RunDir, partner: CandidateEvidence, subject: CandidateEvidence, config: Experiment, folder: Path
+) -> Json:
+    """Write the partner's harness and the dev questions on which it differs from the parent; return its summary."""
+    own, other = ({outcome.unit: outcome.value for outcome in each.dev} for each in (partner, subject))
+    better = set(better_groups(own, other, partner.higher_is_better))
+    worse = set(better_groups(other, own, partner.higher_is_better))
+    folder.mkdir()
+    shutil.copytree(run.generation(partner.n).harness, folder / "harness", symlinks=True)
+    for name, units, failures in (("better", better, subject.failures), ("worse", worse, partner.failures)):
+        lines = [failure for failure in failures if failure.unit in units][: config.evidence.max_failures]
+        write_failures(lines, {}, folder / f"{name}.jsonl")
+    return partner.to_json() | {"better": len(better), "worse": len(worse)}
+
+
+def _lessons(context: RunContext, history: Sequence[PastGeneration]) -> list[str]:
+    def dev(n: int) -> list[Outcome]:
+        return outcomes_of_split(context, read_outcomes(context.run.generation(n).scores), "dev")
+
+    return [str(lesson) for lesson in distil_lessons(history, dev, context.task.higher_is_better)]
+
+
+def _render_overview(n: int, summary: Mapping[str, Any], folder: Path, lessons: Sequence[str]) -> str:
     metric = summary["metric"]
     better = "higher" if metric["higher_is_better"] else "lower"
     limited = [f"{amount:,.6g} {name}" for name, amount in summary["budget_left"].items() if amount is not None]
@@ -142,7 +176,9 @@ def _render_overview(n: int, summary: Mapping[str, Any], folder: Path) -> str:
         "test, nothing. All else is about dev questions.",
         *_candidates_section(summary),
         *_parent_section(summary),
+        *_partner_section(summary),
         *_history_section(summary["history"]),
+        *(["## What failed, and why", "\n".join(lessons)] if lessons else []),
         *render_weights(summary["weights"]),
         *(["## Budget left", f"For this generation and those after it: {', '.join(limited)}."] if limited else []),
         "\n".join(["## Files", "", *files]),
@@ -184,6 +220,16 @@ def _parent_section(summary: Mapping[str, Any]) -> Iterator[str]:
     ]
     if pairs:
         yield "Most frequent confusions: " + "; ".join(pairs) + "."
+
+
+def _partner_section(summary: Mapping[str, Any]) -> Iterator[str]:
+    if partner := summary.get("partner"):
+        yield f"## Generation {partner['generation']}, to be merged with it"
+        yield (
+            f"It does better on {partner['better']} dev questions (`partner/better.jsonl`: what generation "
+            f"{summary['parent']['generation']} answered) and worse on {partner['worse']} (`partner/worse.jsonl`: what "
+            f"it answered itself). On dev it has {score_text(partner['dev'])}."
+        )
 
 
 def _history_section(history: Sequence[Mapping[str, Any]]) -> Iterator[str]:

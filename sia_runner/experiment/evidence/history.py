@@ -2,7 +2,8 @@
 
 import difflib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,13 @@ from sia_runner.config.experiment import Experiment
 from sia_runner.config.training import allowed_algorithms
 from sia_runner.experiment.execution import harness_saw_val_labels
 from sia_runner.experiment.harness_files import read_harness
-from sia_runner.records import Json, PastGeneration
-from sia_runner.selection.parents import parents_by_generation, plateau_length
+from sia_runner.records import Json, Outcome, PastGeneration, Status, count_kinds
+from sia_runner.selection.parents import better_groups, parents_by_generation, plateau_length
 from sia_runner.store.files import read_tail
 from sia_runner.store.journal import JournalReader, finished_generations
 from sia_runner.store.run_directory import RunDir, read_json, write_text
 from sia_runner.tasks.protocol import Task
-from sia_runner.text import fenced_block, one_line, strip_control_characters, truncate_bytes
+from sia_runner.text import fenced_block, one_line, strip_control_characters, table_cell, truncate_bytes
 
 _NEWEST_CANDIDATES = 50  # generations that have a file
 _RATIONALE_BYTES = 8 * 1024  # bytes
@@ -26,6 +27,8 @@ _SMALLEST_DIFF_BYTES = 128
 _MAX_LINES = 2000  # of one file; comparing more takes seconds at worst
 _CURVE_POINTS = 12  # of a curve
 _NEWEST_UPDATES = 10  # updates in the table
+MOST_LESSONS = 30
+_NAMED_GENERATIONS, _LESSON_TITLE, _LESSON_FATE = 8, 120, 160  # of one lesson: generations, characters
 
 
 def history_json(history: Sequence[PastGeneration]) -> list[Json]:
@@ -35,6 +38,7 @@ def history_json(history: Sequence[PastGeneration]) -> list[Json]:
         {
             "generation": past.n,
             "parent": parents[past.n],
+            **({"partner": past.partner} if past.partner else {}),
             "lever": past.lever.value,
             "title": past.title,
             "status": past.status,
@@ -66,6 +70,7 @@ def _render_candidate(run: RunDir, past: PastGeneration, parent: int | None, pri
     generation, changes = run.generation(past.n), "(no harness was built)"
     proposal: Json = read_json(generation.proposal) if generation.proposal.is_file() else {}
     against = f"generation {parent}" if parent else "nothing: it was the first harness"
+    merges = [f"- merged with generation {past.partner}"] if past.partner else []
     if generation.harness.is_dir():
         before = read_harness(run.generation(parent).harness) if parent else {}
         changes = harness_diff(before, read_harness(generation.harness), _DIFF_BYTES)
@@ -76,12 +81,64 @@ def _render_candidate(run: RunDir, past: PastGeneration, parent: int | None, pri
         f"- val: {score_text(past.val and past.val.to_json())}",
         f"- lever: {past.lever.value}",
         f"- extended {against}",
+        *merges,
         "",
         *_section("Rationale", truncate_bytes(str(proposal.get("rationale", "")), _RATIONALE_BYTES)),
         *_section(f"Changes against {against}", changes),
         *(_section("What it printed last", printed) if printed else []),
     ]
     return "\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """A change that was tried and did not help, once or several times under the same title."""
+
+    title: str  # a proposer wrote it: data, never an instruction
+    generations: tuple[int, ...]
+    fate: str  # of the newest one
+    better: int = 0  # dev questions on which the newest one differed from the candidate that it extended
+    worse: int = 0
+    kinds: Mapping[str, int] = field(default_factory=dict[str, int])  # how the questions ended that it did worse
+
+    def __str__(self) -> str:
+        """Return the lesson as a line of Markdown."""
+        many = "generations" if len(self.generations) > 1 else "generation"
+        where = f"{many} {', '.join(map(str, self.generations[-_NAMED_GENERATIONS:]))}"
+        line = f"- {where}, {table_cell(self.title, _LESSON_TITLE)}: {one_line(self.fate, _LESSON_FATE)}"
+        if self.better or self.worse:
+            kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.items())
+            line += f"; on dev better on {self.better} questions, worse on {self.worse}{f' ({kinds})' if kinds else ''}"
+        return line
+
+
+def distil_lessons(
+    history: Sequence[PastGeneration], dev: Callable[[int], Sequence[Outcome]], higher_is_better: bool
+) -> list[Lesson]:
+    """Return what failed and why: what was tried most often first, then the newest; at most `MOST_LESSONS`.
+
+    `dev` returns the outcomes of a scored candidate. A candidate without a fair chance teaches nothing.
+    """
+    parents, tried = parents_by_generation(history), dict[str, list[PastGeneration]]()
+    values = {past.n: past.val is not None for past in history}
+    for past in history:
+        if past.status in (Status.REJECTED, Status.FAILED):
+            tried.setdefault(" ".join(past.title.casefold().split()), []).append(past)
+    groups = sorted(tried.values(), key=lambda pasts: (-len(pasts), -pasts[-1].n))[:MOST_LESSONS]
+    lessons: list[Lesson] = []
+    for pasts in groups:
+        newest, numbers = pasts[-1], tuple(past.n for past in pasts)
+        lesson = Lesson(newest.title, numbers, f"{newest.status}: {newest.reason}")
+        parent = parents[newest.n]
+        if newest.val is not None and parent is not None and values.get(parent):
+            outcomes = {outcome.unit: outcome for outcome in dev(newest.n)}
+            new = {unit: outcome.value for unit, outcome in outcomes.items()}
+            old = {outcome.unit: outcome.value for outcome in dev(parent)}
+            better, worse = better_groups(new, old, higher_is_better), better_groups(old, new, higher_is_better)
+            kinds = count_kinds(outcomes[unit] for unit in worse)
+            lesson = replace(lesson, better=len(better), worse=len(worse), kinds=kinds)
+        lessons.append(lesson)
+    return lessons
 
 
 def _section(title: str, text: str) -> list[str]:

@@ -88,7 +88,10 @@ def interval_verdict(intervals: Sequence[tuple[float, float]], sign: int, new: s
 
 
 # Settings that separate arms of the same mode, trainer and seed; other differences are noted beside each pair.
-_ARM_SETTINGS = ("meta_agent.name", "meta_agent.provider.model", "search.name", "target_agent.policy.base")
+_ARM_SETTINGS = (
+    *("meta_agent.name", "meta_agent.provider.model", "search.name", "search.proposer_models"),
+    "target_agent.policy.base",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +217,7 @@ def _setting_text(run: ReportedRun, key: str) -> str:
         setting = as_dict(setting).get(part)
     if isinstance(setting, dict):  # of a group: its choice
         setting = as_dict(setting).get("name")
-    return "" if setting is None else str(setting)
+    return "" if setting is None or setting == [] else str(setting)
 
 
 @dataclass(slots=True)

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import yaml
@@ -14,14 +15,16 @@ from sia_runner.records import Json, Outcome, Score
 from sia_runner.results.compare import MAX_FILE_BYTES, FinishedRun, read_finished_runs, read_test_outcomes
 from sia_runner.results.index import find_runs, lease_holder, read_config, run_status
 from sia_runner.results.run import FinalTestResult, read_test_results
+from sia_runner.selection.scoring import paired_difference
 from sia_runner.store.directions import Direction, read_directions
-from sia_runner.store.files import as_dict, as_int, as_list, as_number, as_text, load_json
+from sia_runner.store.files import as_dict, as_int, as_list, as_number, as_text, list_folder, load_json
 from sia_runner.store.generations import SIA_WH, GenerationRecord, earned_mode
 from sia_runner.store.journal import JournalReader, find_incumbent, read_generations
 from sia_runner.store.run_directory import RunDir, RunDirectoryError
 from sia_runner.sweep.plan import PlannedRun, SweepDir
 from sia_runner.sweep.table import sweep_run_status
 from sia_runner.system import bundled_folder
+from sia_runner.text import one_line
 
 
 def published_figures(config: Mapping[str, Any]) -> Json:
@@ -105,6 +108,68 @@ def _distinct_name(run: RunSource, among: Sequence[RunSource]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Transfer:
+    """The final harness of a run with another model or on another task, tested once: a row outside of all arms."""
+
+    name: str  # of its folder
+    label: str  # task and model
+    note: str  # what became of the adapter; empty where there was none
+    task: str
+    metric: str
+    best: int
+    final: Score | None
+    initial: Score | None  # of the first harness; None where that is the best one
+    gain: str  # the paired difference of the two, in words
+    looks: int  # uses of the task's test set
+
+    @property
+    def sentence(self) -> str:
+        """The transfer in words, for captions."""
+        parts = [f"the best harness on {self.label}: {self.final or 'not scored'}"]
+        parts += [f"the first one {self.initial}"] if self.initial else []
+        return ", ".join([*parts, *filter(None, (self.gain, self.note))])
+
+
+def read_transfers(run: Path) -> list[Transfer]:
+    """Return the transfers of a run that were tested, in the order of their folders' names."""
+    names = [entry.name for entry in list_folder(run, "transfers") if entry.kind == "folder"]
+    return [transfer for name in sorted(names) if (transfer := _read_transfer(run / "transfers" / name))]
+
+
+def _read_transfer(folder: Path) -> Transfer | None:
+    journal = JournalReader(folder / "journal.jsonl", strict=False)
+    journal.refresh()
+    opening, end = next(journal.of("began"), None), next(journal.of("ended"), None)
+    tested = {result.generation: result for result in read_test_results(journal) if result.generation is not None}
+    best = as_int(end.get("best")) if end else None
+    if opening is None or best is None or best not in tested:
+        return None
+    first = next((n for n in tested if n != best), None)
+    task = as_dict(read_config(folder).get("task"))
+    metric = as_dict(task.get("metric"))
+    gain = ""
+    if first is not None:
+        new, old = (read_test_outcomes(folder, journal, n) for n in (best, first))
+        if new and old:
+            pair = paired_difference(new, old, metric.get("higher_is_better") is not False)
+            difference = fmean(o.value for o in new) - fmean(o.value for o in old)
+            words = f"{difference:+.3f} ± {pair.standard_error:.3f} on the same questions"
+            gain = f"{words} ({pair.won} won, {pair.lost} lost, p={pair.p_value:.2g})"
+    return Transfer(
+        name=folder.name,
+        label=one_line(as_text(opening.get("label")), 200),
+        note=one_line(as_text(opening.get("note")), 300),
+        task=as_text(task.get("name")),
+        metric=as_text(metric.get("name")),
+        best=best,
+        final=tested[best].score,
+        initial=None if first is None else tested[first].score,
+        gain=gain,
+        looks=len(tested),
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class ReportedRun:
     """A run in the report."""
 
@@ -133,6 +198,7 @@ class ReportedRun:
     not_compared: str = ""  # why there is no `arm`
     faults: tuple[str, ...] = ()  # contradictions in its files
     directions: tuple[Direction, ...] = ()  # notes by which a person steered it
+    transfers: tuple[Transfer, ...] = ()  # tests of its best harness elsewhere
     swept: tuple[str, ...] = ()  # keys that its sweep set
     own: Mapping[str, Any] = field(default_factory=dict)  # columns of the user's own: name -> number, text or None
 
@@ -177,6 +243,7 @@ def read_run(source: RunSource) -> ReportedRun:
     generations = [replace(g, usage=usages.get(g.n)) for g in read_generations(journal, alive)]
     best, results = find_incumbent(generations), read_test_results(journal)
     tested = {result.generation: result for result in results if result.generation is not None}
+    transfers = tuple(read_transfers(source.path))
     arm, not_compared = _finished_run(source)
     faults = [journal.fault] if journal.fault else []
     # figures come from the journal: a finished run's summary that differs was edited
@@ -196,11 +263,12 @@ def read_run(source: RunSource) -> ReportedRun:
         answers={n: answers for n in tested if (answers := read_test_outcomes(source.path, journal, n))},
         usage=summary.get("usage") if isinstance(summary.get("usage"), dict) else None,
         seconds=round(sum(as_number(entry.get("seconds")) or 0.0 for _, entry in journal.done()), 1),
-        looks=len(results),
+        looks=len(results) + sum(transfer.looks for transfer in transfers if transfer.task == run.task),
         lock=as_dict(load_json(source.path, "lock.json")),
         resumed=tuple(" ".join(map(str, entry.get("overrides", []))) for entry in journal.of("resumed")),
         arm=arm,
         directions=read_directions(journal),
+        transfers=transfers,
         not_compared=not_compared,
         faults=tuple(faults),
     )

@@ -193,6 +193,9 @@ def table_captions(sections: Sequence[ReportSection], runs: Sequence[ReportedRun
     ]
     if directed := [run.name for run in runs if run.directions]:
         sentences.append(f"No fair arms, since a person directed them: {', '.join(directed)}.")
+    sentences += [
+        f"Transfer of {run.name}, outside of all arms: {each.sentence}." for run in runs for each in run.transfers
+    ]
     incomplete = Counter(run.status for run in runs if run.status != "completed")
     if incomplete:
         counts = ", ".join(f"{count} {name}" for name, count in incomplete.items())
@@ -256,7 +259,10 @@ def generations_csv(of: Sequence[ReportedRun]) -> str:
         {
             **_run_columns(run),
             "generation": g.n,
-            **{key: getattr(g, key) for key in ("lever", "algorithm", "status", "parent", "title", "reason")},
+            **{
+                key: getattr(g, key)
+                for key in ("lever", "algorithm", "status", "parent", "partner", "model", "title", "reason")
+            },
             **score_columns("val", g.val),
             "outcomes": " ".join(f"{kind}={count}" for kind, count in g.outcomes.items()),
             "seconds": round(sum(g.seconds.values()), 3),

@@ -113,7 +113,11 @@ def _generation_row(g: GenerationRecord, usage: AccountTotals | None) -> Json:
     """Return the short form of a generation, as there may be thousands; its long texts have a route of their own."""
     return {
         **{key: one_line(getattr(g, key) or "", 60) for key in ("lever", "algorithm", "status", "step")},
-        **{key: getattr(g, key) for key in ("n", "parent", "outcomes", "difference", "standard_error", "p_value")},
+        **{
+            key: getattr(g, key)
+            for key in ("n", "parent", "partner", "outcomes", "difference", "standard_error", "p_value")
+        },
+        "model": one_line(g.model, 160),
         "title": one_line(g.title, 160),
         "reason": one_line(g.reason, 300),
         "val": g.val and g.val.to_json(),

@@ -1,6 +1,7 @@
 """What a proposer finds in its folder: about the candidate it shall extend, complete, the same again."""
 
 import json
+import re
 import shutil
 import time
 from statistics import fmean
@@ -11,11 +12,11 @@ from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.evidence import folder as budget
 from sia_runner.experiment.evidence import folder as reward
 from sia_runner.experiment.evidence.folder import write_evidence
-from sia_runner.experiment.evidence.history import harness_diff
+from sia_runner.experiment.evidence.history import MOST_LESSONS, distil_lessons, harness_diff
 from sia_runner.gateway.ledger import RunLedger
 from sia_runner.gateway.prices import Rates
 from sia_runner.proposers.recipe_report import IncumbentEvidence
-from sia_runner.records import PastGeneration
+from sia_runner.records import Lever, Outcome, OutcomeKind, PastGeneration, Score
 from sia_runner.store.run_directory import RunDir, read_json
 from sia_runner.wire.grants import Grant
 from tests.harnesses import CRASH, MAJORITY, RAREST, WORDS
@@ -66,7 +67,7 @@ def test_without_a_parent_of_its_own_it_is_about_the_incumbent(write):
 def test_before_anything_was_scored_it_is_the_task_and_what_was_tried(write):
     folder = write(None, incumbent=None)
     there = {path.name for path in folder.iterdir()}
-    assert there == {"task.md", "overview.md", "summary.json", "history"}
+    assert there == {"task.md", "overview.md", "summary.json", "history", "lessons.md"}
     assert "No candidate was scored yet." in (folder / "overview.md").read_text()
 
 
@@ -178,3 +179,52 @@ def test_budget_left_counts_what_earlier_generations_spent_and_keeps_the_reserve
     )
     later = budget.remaining_budget(config, run, 4)
     assert (later["usd"], later["calls"]) == (5.0, 77)
+
+
+def test_what_failed_and_why_is_told_by_the_loop_and_only_where_it_is_wanted(write, finished):
+    folder, without = write(2), write(2, name="without", memory=False)
+    lines = [line for line in (folder / "lessons.md").read_text().splitlines() if line.startswith("- ")]
+    failed = [past.n for past in finished.history if past.status in ("failed", "rejected")]
+    assert failed == [3, 4] and len(lines) == 2
+    crashed, worse = (next(line for line in lines if f"- generation {n}," in line) for n in (3, 4))
+    assert "failed: gate" in crashed and "on dev" not in crashed
+    assert "rejected: worse" in worse and re.search(
+        r"on dev better on \d+ questions, worse on \d+ \(\d+ wrong\)", worse
+    )
+    assert all(line in (folder / "overview.md").read_text() for line in lines)
+    assert not (without / "lessons.md").exists() and "What failed" not in (without / "overview.md").read_text()
+
+
+def past(n, title, status="rejected", value=0.5, parent=1):
+    score = None if value is None else Score(value, (value, value), 10)
+    return PastGeneration(n, Lever.HARNESS, title, status, "worse", score, parent=parent)
+
+
+def outcomes(*values):
+    kinds = {1.0: OutcomeKind.CORRECT, 0.0: OutcomeKind.WRONG}
+    return [Outcome(f"d{k}", kinds[value], value) for k, value in enumerate(values)]
+
+
+def test_lessons_join_the_same_idea_and_count_dev_questions_against_the_parent():
+    dev = {1: outcomes(1, 1, 0), 2: outcomes(0, 1, 1), 4: outcomes(0, 0, 0)}
+    history = [past(1, "first", "accepted"), past(2, "Longer  words"), past(3, "other", "unscored", None)]
+    history += [past(4, "longer words"), past(5, "crash", "failed", None)]
+    again, crash = distil_lessons(history, dev.__getitem__, True)
+    assert (again.generations, again.better, again.worse, again.kinds) == ((2, 4), 0, 2, {"wrong": 2})
+    assert (crash.generations, crash.better, crash.worse) == ((5,), 0, 0)
+    assert str(again).startswith("- generations 2, 4, `longer words`: rejected: worse; on dev better on 0")
+    (lower, _) = distil_lessons(history, dev.__getitem__, False)
+    assert (lower.better, lower.worse, lower.kinds) == (2, 0, {})
+
+
+def test_lessons_are_bounded_and_what_a_proposer_wrote_cannot_break_out_of_its_line():
+    history = [past(1, "first", "accepted"), *(past(n, f"idea {n} " + "x" * 999, "failed", None) for n in range(2, 99))]
+    lessons = distil_lessons(history, lambda n: [], True)
+    assert [lesson.generations for lesson in lessons[:2]] == [((98),), ((97),)] and len(lessons) == MOST_LESSONS
+    assert sum(len(str(lesson)) for lesson in lessons) < 12_000
+    (hostile,) = distil_lessons([past(2, "a\n# Do this\n- \x1b[31m`now`", "failed", None)], lambda n: [], True)
+    assert (
+        "\n" not in str(hostile)
+        and "\x1b" not in str(hostile)
+        and str(hostile).startswith("- generation 2, `a # Do this")
+    )

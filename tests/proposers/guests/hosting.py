@@ -2,9 +2,9 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,8 +12,10 @@ import pytest
 
 from sia_runner.config.components import HostedProvider as Provider
 from sia_runner.config.experiment import BudgetConfig
+from sia_runner.experiment.workbench import ServiceDesk
 from sia_runner.gateway.service import GatewayService
-from sia_runner.proposers.protocol import Files, GuestResult
+from sia_runner.proposers.protocol import EarlierCandidate, Files, GuestResult, Services
+from sia_runner.records import Trial
 from sia_runner.sandbox.bubblewrap import Bubblewrap
 from sia_runner.sandbox.protocol import Ending, SandboxError, SandboxJob, SandboxLimits, SandboxResult
 from sia_runner.wire.grants import Grant
@@ -29,9 +31,18 @@ class Host:
     models: GatewayService
     home: Path
     ended: SandboxResult | None = None
+    tried: list[Files] = field(default_factory=list)
 
     def host(
-        self, program: Files, entry: str, *, inputs: Path, harness: Files, calls: int, seconds: float
+        self,
+        program: Files,
+        entry: str,
+        *,
+        inputs: Path,
+        harness: Files,
+        calls: int,
+        seconds: float,
+        services: Services | None = None,
     ) -> GuestResult:
         place = Path(tempfile.mkdtemp(dir=self.home))
         place.chmod(0o755)  # the sandbox runs as another user
@@ -39,7 +50,8 @@ class Host:
         _write(place / "work" / "harness", harness)
         grant = Grant("meta", 1, "gen_1", "propose", self.home / "trajectories.jsonl", calls=calls)
         log = place / "stdout.log"
-        with self.models.open_session(grant) as session:
+        desk = ServiceDesk(services or {})
+        with self.models.open_session(grant, service=desk.submit) as session, desk:
             limits = SandboxLimits(seconds=seconds)
             job = SandboxJob(place / "program", entry, inputs, place / "work", log, limits, door=session.door)
             self.ended = ended = Bubblewrap().run(job)
@@ -51,8 +63,14 @@ class Host:
     def chat(self, *_: Any, **__: Any) -> Any:
         raise AssertionError("a guest's calls go through the door")
 
-    def try_out(self, *_: Any, **__: Any) -> Any:
-        raise AssertionError("a guest has no trials")
+    def try_out(self, batch: Sequence[Files], *, share: float, questions: int | None = None) -> list[Trial]:
+        self.tried += [dict(files) for files in batch]
+        return [Trial(0.25, questions or 0, 1.0, examples=({"question": "tried-question", "gold": "tried-gold"},))]
+
+    def look_back(self, n: int) -> EarlierCandidate:
+        return EarlierCandidate(
+            {"target_agent.py": f"print('candidate-{n}')\n"}, [{"question": "q", "gold": "g-of-dev"}]
+        )
 
 
 @contextmanager

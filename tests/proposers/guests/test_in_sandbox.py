@@ -5,14 +5,14 @@ Each works once, and several tests look at what came of it.
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import pytest
 
 from sia_runner.proposers.guests import ClaudeCode, GuestProposer, OpenHands, PydanticAI
-from sia_runner.proposers.protocol import ProposerError
-from sia_runner.records import Lever, Proposal
+from sia_runner.proposers.protocol import Files, ProposerError
+from sia_runner.records import Lever, PastGeneration, Proposal
 from sia_runner.sandbox.protocol import SandboxResult
 from tests.proposers.guests.conftest import GOLD, KINDS, OLD, third, toy
 from tests.proposers.guests.hosting import KEY, hosting
@@ -68,6 +68,7 @@ class Worked:
     proposal: Proposal
     server: ProviderServer
     ended: SandboxResult
+    tried: list[Files]
 
     @property
     def told(self) -> str:
@@ -80,13 +81,14 @@ def work(
 ) -> Worked:
     folder = tmp_path_factory.mktemp(kind.name)
     try:
-        guest = kind(toy(folder / "task"), turns=turns, seconds=200.0)
+        guest = kind(toy(folder / "task"), turns=turns, seconds=200.0, trials=2, trial_questions=4)
     except ProposerError as error:
         pytest.skip(f"NOT TESTED: {error}")
     with ProviderServer(script, keys=(KEY,)) as server, hosting(server, HANDS[kind].api) as host:
-        proposal = guest.propose(third(folder / "evidence"), host)
+        history = [PastGeneration(n, Lever.HARNESS, f"change {n}", "accepted", "gain", None) for n in (1, 2)]
+        proposal = guest.propose(replace(third(folder / "evidence"), history=history), host)
         assert host.ended
-        return Worked(proposal, server, host.ended)
+        return Worked(proposal, server, host.ended, host.tried)
 
 
 def following(steps: Callable[[str, str], list[Step]]) -> Callable[[Request], Answer]:
@@ -118,6 +120,8 @@ def worked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             f"touch {evidence}/mine {harness}/../../mine 2>&1 | sed s/^/refused-/",
             f"cat {hidden}",
             f'python -c "{connect}" 2>&1 | tail -1 | sed s/^/outward-/',
+            *(f"python {bench(told[-1])} {what}" for what in ("try", "try", "candidate 2", "candidate 7")),
+            "cat candidates/gen_2/harness/target_agent.py candidates/gen_2/failures.jsonl",
             "cat /proc/*/environ 2>/dev/null | tr '\\0' '\\n' | sed s/^/env-/",
         ]
         return [
@@ -129,8 +133,10 @@ def worked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         ]
 
     ports: list[int] = []
+    told: list[str] = []
 
     def script(asked: Request) -> Answer:
+        told.append(asked.text)
         ports.append(int(asked.headers["host"].rpartition(":")[2]))
         return following(steps)(asked)
 
@@ -143,6 +149,24 @@ def test_it_changes_its_harness_and_says_why(worked):
     assert made.files == {"target_agent.py": NEW}
     assert (made.title, made.rationale) == ("Say new", "The old word failed on question 7.")
     assert "it-says-new" in worked.told
+
+
+def bench(text: str) -> str:
+    """Where the program lies by which the agent asks its host."""
+    (path,) = {*re.findall(r"`python (/\S+/bench\.py) try`", text)}
+    return path
+
+
+def test_it_tries_its_draft_on_dev_questions_and_the_same_files_once(worked):
+    assert worked.tried == [{"target_agent.py": NEW}]
+    assert "value 0.250" in worked.told and "tried-gold" in worked.told
+    assert "These very files were tried before" in worked.told and "[trials left: 1]" in worked.told
+    assert [(trial["value"], trial["n"]) for trial in worked.proposal.notes["trials"]] == [(0.25, 4)]
+
+
+def test_it_reads_the_code_and_failures_of_an_earlier_candidate(worked):
+    assert "candidate-2" in worked.told and "g-of-dev" in worked.told
+    assert "no earlier generation 7; there are: 1, 2" in worked.told
 
 
 def test_it_reads_the_evidence(worked):

@@ -12,7 +12,7 @@ from sia_runner.records import Lever, ModelReply, ToolCall, Usage
 from tests.proposers.llm.scripted import ENTRY, Bench, evidence, later, propose
 from tests.proposers.llm.test_tools import desk
 
-TOOLS = available_tools(first=False, trials=1, weights=True)
+TOOLS = available_tools(first=False, trials=1, weights=True, earlier=True)
 anything = st.text(st.characters(codec=None), max_size=40)  # half surrogate pairs too
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | anything,

@@ -104,6 +104,12 @@ def test_a_template_that_names_what_is_not_given_fails(monkeypatch, tmp_path):
         prompting.render_prompt("bad.md.j2")
 
 
+def test_a_merge_names_the_partner_and_where_it_differs(tmp_path):
+    text = sent(tmp_path, later(evidence(tmp_path), n=6, partner=4))
+    assert "Generation 4 does better" in text and "evidence/partner/better.jsonl" in text
+    assert "partner" not in sent(tmp_path, later(evidence(tmp_path), n=6))
+
+
 def test_a_persons_notes_stand_in_the_prompt_and_not_among_the_evidence(tmp_path):
     brief = later(evidence(tmp_path), directions=("look at the `dates`", "then at units"))
     text = sent(tmp_path, brief).partition("=====")[2]

@@ -25,7 +25,7 @@ def desk(**given) -> ProposalWorkspace:
 
 
 def call(on: ProposalWorkspace, name: str, **given) -> str:
-    tool = available_tools(first=False, trials=1, weights=True)[name]
+    tool = available_tools(first=False, trials=1, weights=True, earlier=True)[name]
     return tool.call(on, tool.model_construct(**given).model_dump_json(exclude_unset=True))
 
 
@@ -52,6 +52,14 @@ def test_a_long_list_is_cut_and_says_so():
     listed = call(desk(evidence=many, answer_bytes=100_000), "list_files", folder="evidence")
     assert listed.endswith("… and 600 more; name a folder")
     assert len(call(desk(evidence=many), "list_files").encode()) <= 2000
+
+
+def test_an_earlier_candidate_is_opened_among_the_evidence_and_no_other_one():
+    on = desk(candidates=(1, 3))
+    assert "1 dev failures, 1 files of the harness" in call(on, "open_candidate", generation=3)
+    assert "print(3)" in call(on, "read_file", path=f"evidence/candidates/gen_3/harness/{ENTRY}")
+    assert '"gold": "4"' in call(on, "search", pattern="2 + 2", folder="evidence/candidates")
+    assert "there are: 1, 3" in refused(on, "open_candidate", generation=2)
 
 
 def test_read_file_says_which_lines_it_shows():
@@ -217,10 +225,12 @@ def test_a_trial_of_huge_outputs_is_shown_within_bounds():
 
 
 def test_schemas_name_every_argument_and_forbid_others():
-    for name, tool in available_tools(first=False, trials=1, weights=True).items():
+    for name, tool in available_tools(first=False, trials=1, weights=True, earlier=True).items():
         schema = tool.declaration()
         assert schema["function"]["name"] == name
         assert schema["function"]["parameters"]["additionalProperties"] is False
         assert schema["function"]["parameters"]["type"] == "object"
-    submit = available_tools(first=True, trials=0, weights=False)["submit"].declaration()["function"]["parameters"]
+    submit = available_tools(first=True, trials=0, weights=False, earlier=False)["submit"].declaration()["function"][
+        "parameters"
+    ]
     assert set(submit["properties"]) == set(submit["required"]) == {"title", "rationale", "expected_effect"}

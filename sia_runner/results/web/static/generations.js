@@ -49,12 +49,16 @@ function legend() {
     sample("95% interval", s("path", { class: "whisker", d: "M9 2H17M13 2V12M9 12H17" })));
 }
 
+function origin(one) {
+  return (one.partner ? ` (merges ${one.parent} and ${one.partner})` : "") + (one.model ? ` (by ${one.model})` : "");
+}
+
 function columns(choose) {
   return [
     { name: "Generation", cell: ([one, best]) => [h("button", { class: "link", type: "button", id: `open-${one.n}`, onclick: () => choose(one.n) }, String(one.n)), best ? h("span", { class: "best-mark" }, " best") : null] },
     { name: "Status", cell: ([one]) => one.step ? [badge(one.status, one.step), " ", one.status === "under way" && one.since ? h("span", { class: "quiet" }, moment(one.since, "since")) : null] : badge(one.status) },
     { name: "Lever", cell: ([one]) => one.algorithm ? `${one.lever}, ${one.algorithm}` : one.lever || "–" },
-    { name: "Change", text: true, line: true, cell: ([one]) => one.title || "–" },
+    { name: "Change", text: true, line: true, cell: ([one]) => `${one.title || "–"}${origin(one)}` },
     { name: "Val", number: true, cell: ([one]) => scored(one.val) },
     { name: "Why", text: true, line: true, cell: ([one]) => one.reason || "–" },
     { name: "Cost", number: true, cell: ([one]) => one.usage ? dollars(one.usage.usd) : "–" },

@@ -1,0 +1,92 @@
+"""The configuration of a transfer, and whether an adapter comes along."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from sia_runner.commands import transfer
+from sia_runner.config.composition import register_resolvers
+from sia_runner.config.experiment import check_experiment
+from sia_runner.store.run_directory import RunDirectoryError
+from tests.config.test_providers import composed
+
+HOSTED = ["provider=custom", "provider.base_url=http://127.0.0.1:9/v1", "provider.model=m"]
+
+
+@pytest.fixture
+def own():
+    register_resolvers()
+    return lambda *overrides: check_experiment(composed(*overrides))
+
+
+def test_what_is_not_named_stays_and_nothing_is_proposed_or_trained(own):
+    before = own("task=arithmetic", *HOSTED, "meta_agent=llm", "seed=7", "split_seed=3", "budget.usd=1")
+    after = transfer.transfer_config(before, ["provider.model=other", "budget.tokens=9"])
+    assert (after.target_provider.model, after.target_provider.base_url) == ("other", before.target_provider.base_url)
+    assert (after.seed, after.split_seed, after.task) == (7, 3, before.task)
+    assert (after.meta_agent.name, after.trainer.kind, after.budget.usd, after.budget.tokens) == (
+        "recipes",
+        "none",
+        None,
+        9,
+    )
+    assert after.target_agent.kind == "model"
+
+
+def test_a_trained_run_keeps_its_policy_on_another_task_and_leaves_it_for_a_provider(own):
+    trained = own("task=arithmetic", "trainer=grpo")
+    elsewhere = transfer.transfer_config(trained, ["task=gpqa"])
+    assert elsewhere.has_policy and elsewhere.target_agent.policy.base == trained.target_agent.policy.base
+    hosted = transfer.transfer_config(trained, HOSTED)
+    assert not hosted.has_policy and hosted.target_provider.model == "m"
+    other = transfer.transfer_config(trained, ["policy=smollm2"])
+    assert other.has_policy and other.target_agent.policy.base == "smollm2"
+
+
+@pytest.mark.parametrize(
+    ("override", "why"),
+    [
+        ("max_gen=9", "max_gen=9: nothing that a transfer can change; allowed: choices and keys of provider"),
+        ("trainer=grpo", "nothing that a transfer can change"),
+        ("provider.nothing=1", "no such key in the run's configuration"),
+    ],
+)
+def test_other_keys_are_refused_in_a_line(own, override, why):
+    with pytest.raises(RunDirectoryError) as refused:
+        transfer.transfer_config(own("task=arithmetic", *HOSTED), [override])
+    assert why in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_equal_settings_are_one_transfer_and_others_are_not(own):
+    before = own("task=arithmetic", *HOSTED)
+    one, again, other = (transfer.transfer_config(before, [f"provider.model={name}"]) for name in ("a", "a", "b"))
+    assert transfer._digest(one) == transfer._digest(again) != transfer._digest(other)
+    assert "are those of the run" in transfer._why_not(before, transfer.transfer_config(before, ["seed=0"][:0]), True)
+    assert transfer._why_not(before, one, called_model=True) == ""
+    assert "no harness of the run called a model" in transfer._why_not(before, one, called_model=False)
+    assert transfer._label(one) == "task arithmetic, provider custom/a"
+
+
+def test_an_adapter_comes_along_only_onto_its_own_base(own, tmp_path):
+    origin = {
+        "base_id": "tiny",
+        "base_sha256": "a" * 64,
+        "lora": {},
+        "data_sha256": "",
+        "algorithm": "grpo",
+        "steps": 1,
+    }
+    origin |= {"seed": 0, "kl": None, "reward": None, "parent": None}
+    for name in ("sia_adapter.json", "adapter_config.json", "adapter_model.safetensors"):
+        (tmp_path / name).write_text(json.dumps(origin))
+    trained = own("task=arithmetic", "trainer=grpo")
+
+    def reason(config, sha256):
+        policy = SimpleNamespace(base_id="tiny", base_sha256=sha256)
+        context = SimpleNamespace(config=config, gateway=SimpleNamespace(policy=lambda: policy))
+        return transfer._why_not_adapter(context, tmp_path)  # pyright: ignore[reportArgumentType]
+
+    assert reason(trained, "a" * 64) == ""
+    assert "is for tiny (sha256 aaaaaaaaaaaa), not for tiny" in reason(trained, "b" * 64)
+    assert reason(transfer.transfer_config(trained, HOSTED), "a" * 64) == "no provider's model takes"
