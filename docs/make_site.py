@@ -52,7 +52,7 @@ GALLERY = {
     ),
     "arithmetic": (
         "A tiny policy that learns additions from rewards: SIA-W+H with GRPO.",
-        ["task=arithmetic", "trainer=grpo", "max_gen=2"],
+        ["task=arithmetic", "trainer=grpo", "trainer.steps=8", "max_gen=2"],
     ),
 }
 
@@ -124,7 +124,10 @@ def write_gallery(folder: Path, runs: Path) -> None:
         with tempfile.TemporaryDirectory() as temporary:  # beside the page are its tables, which need none of their own
             sia_runner("report", str(run), f"out={temporary}/report.html")
             shutil.copyfile(f"{temporary}/report.html", folder / f"{name}.html")
-        best = json.loads(summary.read_text(encoding="utf-8"))["best"]
+        done = json.loads(summary.read_text(encoding="utf-8"))
+        if done["task"] != name:
+            raise SystemExit(f"{run} is a run of task={done['task']}; allowed there: one of task={name}")
+        best = done["best"]
         scores = [score_text(best[key]) for key in ("val", "test", "baseline_test")]
         command = f"`python -m sia_runner {' '.join(overrides)}`"
         lines.append(f"| [{name}]({name}.html): {about} | {command} | {' | '.join(scores)} |")

@@ -39,6 +39,8 @@ def _columns_of(declared: dict[str, Any]) -> tuple[str, str, str]:
         return "the competition's", "its metric", needs
     if declared["_target_"].endswith("InspectTask"):
         return declared["metric_name"], "the task's scorer", needs
+    if declared["_target_"].endswith("HarborTask"):
+        return "reward", "its tests", needs
     metric = declared.get("metric", {})
     own = declared["_target_"].endswith("SiaFolder")
     return metric.get("name", "?"), "its evaluate.py" if own else metric.get("verifier", "exact_match"), needs

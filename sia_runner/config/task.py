@@ -365,6 +365,29 @@ class InspectTaskConfig(ConfigSection):
         return Metric(name=self.metric_name, verifier="python")
 
 
+class HarborTaskConfig(NamedConfig):
+    """Task folders of Harbor or Terminal-Bench, whose tests are the verifier."""
+
+    target: Literal["sia_runner.tasks.harbor_task.HarborTask"] = Field(alias="_target_")
+    dir: Annotated[str, Field(min_length=1)]  # a task folder, or a folder of task folders
+    command: str | None = None  # how tests are run; null: bash /tests/test.sh
+    workdir: Annotated[str, Field(pattern=r"^/[\w./-]+$")] = "/app"  # where tests look for what was submitted
+    runs_submission: bool = False  # take programs, which tests may run and which can then forge their reward
+    splits: Splits = Field(default_factory=Splits)
+    gate: GateSize = Field(default_factory=GateSize)
+    limits: TaskLimits = Field(default_factory=TaskLimits)
+    needs_model: bool = False  # no harness can answer without a model
+    gold_answers: Literal[False] = False  # tests judge, so no policy can be warmed on gold answers
+    tiny: TinyModelConfig = Field(default_factory=TinyModelConfig)  # what base=tiny is for this task
+    tiny_policy_steps: PositiveInt = 16
+
+    @property
+    def metric(self) -> Metric:
+        """The mean of the tests' rewards."""
+        return Metric(name="reward", verifier="python")
+
+
 TaskConfig = Annotated[
-    TableTaskConfig | SiaFolderTaskConfig | MlebenchTaskConfig | InspectTaskConfig, Field(discriminator="target")
+    TableTaskConfig | SiaFolderTaskConfig | MlebenchTaskConfig | InspectTaskConfig | HarborTaskConfig,
+    Field(discriminator="target"),
 ]

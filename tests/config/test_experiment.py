@@ -23,6 +23,7 @@ NEEDS = {
     ("task", "custom"): ["task.dir=/x"],
     ("task", "mlebench"): ["task.competition=spaceship-titanic"],
     ("task", "inspect"): ["task.name=package/task"],
+    ("task", "harbor"): ["task.dir=somewhere"],
     ("task", "denoising_real"): ["task.data.local=/x"],
     ("task", "gpqa"): ENDPOINT,
     ("task", "arithmetic"): ENDPOINT,
