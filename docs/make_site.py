@@ -13,8 +13,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import reduce
 from pathlib import Path
+
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES, RUNS = ROOT / "build" / "pages", ROOT / "build" / "gallery"
@@ -124,16 +127,27 @@ def write_gallery(folder: Path, runs: Path) -> None:
         with tempfile.TemporaryDirectory() as temporary:  # beside the page are its tables, which need none of their own
             sia_runner("report", str(run), f"out={temporary}/report.html")
             shutil.copyfile(f"{temporary}/report.html", folder / f"{name}.html")
-        done = json.loads(summary.read_text(encoding="utf-8"))
-        if done["task"] != name:
-            raise SystemExit(f"{run} is a run of task={done['task']}; allowed there: one of task={name}")
-        best = done["best"]
+        check_made_by(run, overrides)
+        best = json.loads(summary.read_text(encoding="utf-8"))["best"]
         scores = [score_text(best[key]) for key in ("val", "test", "baseline_test")]
         command = f"`python -m sia_runner {' '.join(overrides)}`"
         lines.append(f"| [{name}]({name}.html): {about} | {command} | {' | '.join(scores)} |")
     lines += ["", "Each row is one seed: what a gain is worth, [docs/report.md](../docs/report.md) and"]
     lines += ["[docs/control.md](../docs/control.md) say. The pages are those of the command `report`.", ""]
     (folder / "index.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def check_made_by(run: Path, overrides: Sequence[str]) -> None:
+    """End with exit code 1 where a run that was there has other settings than its command beside it says."""
+    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    for override in overrides:
+        key, _, value = override.partition("=")
+        setting = reduce(lambda section, part: section[part], key.split("."), config)
+        setting = setting["name"] if isinstance(setting, dict) else setting
+        if str(setting) != value:
+            raise SystemExit(
+                f"{run} has {key}={setting}; the gallery's has {override}: name another folder, --gallery DIR"
+            )
 
 
 def sia_runner(*arguments: str) -> None:

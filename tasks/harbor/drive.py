@@ -36,7 +36,7 @@ def main() -> None:
     for name in ("verifier", "agent", "artifacts"):
         (work / "logs" / name).mkdir(parents=True, exist_ok=True)
     names = "|".join(map(re.escape, places))
-    pattern = re.compile(rf"(?<![\w./-])({names})(?![\w-])")
+    pattern = re.compile(rf"(?<![\w./-])({names})(?=/|[^\w./-]|$)")
 
     def moved(text: str) -> str:
         return pattern.sub(lambda match: str(places[match[1]]), text)

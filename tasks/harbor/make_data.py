@@ -1,6 +1,6 @@
 """Writes task folders of Harbor or Terminal-Bench as a table, their tests and files as archives beside it.
 
-    python make_data.py --out DIR --source FOLDER [--command COMMAND] [--runs_submission 1]
+    python make_data.py --out DIR --source FOLDER [--command COMMAND]
 
 labelled.csv: a row for each task. environment/<n>.tar: its files to begin with. tests/<n>.tar and tests/<n>.json: what
 verifier.py runs; no view has them.

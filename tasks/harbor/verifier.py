@@ -103,8 +103,9 @@ def _reward(work: Path, exit_code: object) -> float:
     rewards = load_json(work, "logs/verifier/reward.json", 64 << 10)
     if isinstance(rewards, dict):
         values = list(rewards.values())
-        value = as_number(rewards.get("reward", values[0] if len(values) == 1 else None))
-        return value or 0.0
+        rewards = rewards.get("reward", values[0] if len(values) == 1 else "several")
+    if rewards is not None:
+        return as_number(rewards) or 0.0
     text = read_text(work, "logs/verifier/reward.txt", 64)
     if text is None:
         return float(exit_code == 0)
