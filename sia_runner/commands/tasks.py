@@ -37,6 +37,10 @@ def _columns_of(declared: dict[str, Any]) -> tuple[str, str, str]:
     needs = ", ".join([*(["a model"] if declared.get("needs_model") else []), *declared.get("requires", [])])
     if "competition" in declared:
         return "the competition's", "its metric", needs
+    if declared["_target_"].endswith("InspectTask"):
+        return declared["metric_name"], "the task's scorer", needs
+    if declared["_target_"].endswith("HarborTask"):
+        return "reward", "its tests", needs
     metric = declared.get("metric", {})
     own = declared["_target_"].endswith("SiaFolder")
     return metric.get("name", "?"), "its evaluate.py" if own else metric.get("verifier", "exact_match"), needs

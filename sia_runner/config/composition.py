@@ -146,7 +146,7 @@ def _explain_with_choices(error: Exception, args: Sequence[str]) -> str:
 
 
 _PATH_KEYS = (
-    *("task.dir", "task.prepared", "task.reference", "meta_agent.dir"),
+    *("task.dir", "task.file", "task.prepared", "task.reference", "meta_agent.dir"),
     *("provider.key_file", "meta_agent.provider.key_file", "target_agent.provider.key_file"),
     *("target_agent.policy.tinker.key_file", "control.like"),
 )

@@ -342,4 +342,52 @@ class MlebenchTaskConfig(NamedConfig):
         return Metric.model_validate({"name": name, "verifier": verifier, "higher_is_better": better})
 
 
-TaskConfig = Annotated[TableTaskConfig | SiaFolderTaskConfig | MlebenchTaskConfig, Field(discriminator="target")]
+class InspectTaskConfig(ConfigSection):
+    """A task of Inspect AI, whose scorer is the verifier."""
+
+    target: Literal["sia_runner.tasks.inspect_task.InspectTask"] = Field(alias="_target_")
+    # package/task of an installed package; with `file` the name of the task's function
+    name: Annotated[str, Field(pattern=r"^[A-Za-z]\w*(/[A-Za-z]\w*)?$")]
+    file: str | None = None  # a Python file that defines the task
+    args: dict[str, str | int | float | bool] = Field(default_factory=dict)  # arguments of the task
+    score: str | None = None  # the value to use where the scorer gives several by name
+    metric_name: str = "accuracy"  # what reports call the mean of the scorer's values
+    splits: Splits = Field(default_factory=Splits)
+    gate: GateSize = Field(default_factory=GateSize)
+    limits: TaskLimits = Field(default_factory=TaskLimits)
+    needs_model: bool = False  # no harness can answer without a model
+    tiny: TinyModelConfig = Field(default_factory=TinyModelConfig)  # what base=tiny is for this task
+    tiny_policy_steps: PositiveInt = 16
+
+    @property
+    def metric(self) -> Metric:
+        """The mean of the scorer's values."""
+        return Metric(name=self.metric_name, verifier="python")
+
+
+class HarborTaskConfig(NamedConfig):
+    """Task folders of Harbor or Terminal-Bench, whose tests are the verifier."""
+
+    target: Literal["sia_runner.tasks.harbor_task.HarborTask"] = Field(alias="_target_")
+    dir: Annotated[str, Field(min_length=1)]  # a task folder, or a folder of task folders
+    command: str | None = None  # how tests are run; null: bash /tests/test.sh
+    workdir: Annotated[str, Field(pattern=r"^/[\w./-]+$")] = "/app"  # where tests look for what was submitted
+    runs_submission: bool = False  # take programs, which tests may run and which can then forge their reward
+    splits: Splits = Field(default_factory=Splits)
+    gate: GateSize = Field(default_factory=GateSize)
+    limits: TaskLimits = Field(default_factory=TaskLimits)
+    needs_model: bool = False  # no harness can answer without a model
+    gold_answers: Literal[False] = False  # tests judge, so no policy can be warmed on gold answers
+    tiny: TinyModelConfig = Field(default_factory=TinyModelConfig)  # what base=tiny is for this task
+    tiny_policy_steps: PositiveInt = 16
+
+    @property
+    def metric(self) -> Metric:
+        """The mean of the tests' rewards."""
+        return Metric(name="reward", verifier="python")
+
+
+TaskConfig = Annotated[
+    TableTaskConfig | SiaFolderTaskConfig | MlebenchTaskConfig | InspectTaskConfig | HarborTaskConfig,
+    Field(discriminator="target"),
+]

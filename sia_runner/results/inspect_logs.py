@@ -2,6 +2,7 @@
 # pyright: reportMissingImports=false
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -59,6 +60,8 @@ _STOP_REASONS: Mapping[str, StopReason] = {
     "content_filter": "content_filter",
     "refusal": "content_filter",
 }
+
+_SharedMessages = dict[tuple[Message, int], ChatMessage]  # a message, and how many equal ones stand before it
 
 
 def write_inspect_log(export: HarnessRunExport, folder: Path) -> tuple[Path, int]:
@@ -131,10 +134,11 @@ def _sample(export: HarnessRunExport, question: QuestionCalls, number: int) -> E
     if row.number >= 0 and name != row.unit:
         name = f"{name} ({number})"  # two ids may look alike once they are cleaned
     messages: list[ChatMessage] = []
+    shared: _SharedMessages = {}  # what later calls send again is there once: else memory grows as a square
     if conversations:
         last = conversations[-1][-1]
-        messages = [*map(_message, last.messages), *([_assistant(last)] if last.reply else [])]
-    events = [_event(call) for call in question.calls]
+        messages = [*_converted(last.messages, shared), *([_assistant(last)] if last.reply else [])]
+    events = [_event(call, shared) for call in question.calls]
     scored = row.value is not None and row.kind not in INFRASTRUCTURE_KINDS
     answer, explanation = one_line(row.prediction, 500), f"{row.kind}, {export.split(row.unit) or 'split not known'}"
     score = InspectScore(value=row.value or 0.0, answer=answer, explanation=explanation, metadata={"kind": row.kind})
@@ -146,7 +150,7 @@ def _sample(export: HarnessRunExport, question: QuestionCalls, number: int) -> E
     return EvalSample(
         id=name,
         epoch=1,
-        input=[_message(message) for message in question.calls[0].messages] if question.calls else name,
+        input=_converted(question.calls[0].messages, shared) if question.calls else name,
         target=export.gold.get(row.unit, ""),
         messages=messages,
         output=events[-1].output if events else ModelOutput(),
@@ -161,7 +165,7 @@ def _sample(export: HarnessRunExport, question: QuestionCalls, number: int) -> E
     )
 
 
-def _event(call: ModelCall) -> ModelEvent:
+def _event(call: ModelCall, shared: _SharedMessages) -> ModelEvent:
     began = call.at or datetime.fromtimestamp(0, UTC)
     usage = ModelUsage(
         input_tokens=call.input_tokens,
@@ -177,7 +181,7 @@ def _event(call: ModelCall) -> ModelEvent:
         timestamp=began,
         working_start=0.0,
         model=call.model,
-        input=[_message(message) for message in call.messages],
+        input=_converted(call.messages, shared),
         tools=list(_tools(call)),
         tool_choice="auto",
         config=GenerateConfig(),
@@ -196,6 +200,18 @@ def _tools(call: ModelCall) -> Iterator[ToolInfo]:
         # a schema of a harness may be anything; the names of its parameters are what a reader needs
         parameters = ToolParams.model_validate({"properties": {name: {} for name in names}})
         yield ToolInfo(name=about["name"], description=about["description"], parameters=parameters)
+
+
+def _converted(messages: Sequence[Message], shared: _SharedMessages) -> list[ChatMessage]:
+    """Return the messages as Inspect's, each taken from `shared` if it is there; equal ones of a list stay two."""
+    counts, converted = Counter[Message](), list[ChatMessage]()
+    for message in messages:
+        key = message, counts[message]
+        counts[message] += 1
+        if key not in shared:
+            shared[key] = _message(message)
+        converted.append(shared[key])
+    return converted
 
 
 def _message(message: Message) -> ChatMessage:

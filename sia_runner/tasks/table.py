@@ -29,6 +29,7 @@ from sia_runner.tasks.worker import load_verifier
 
 # module -> what brings it; other modules are brought by their own name
 _EXTRAS = {"chess": "sia-runner[chess]", "triton": "sia-runner[trimul]", "torch": "sia-runner[trimul]"}
+_EXTRAS["inspect_ai"] = "sia-runner[inspect]"
 _MAX_CELL = 2000  # characters of a question's field shown in failures
 
 
@@ -169,9 +170,7 @@ class TableTask(Task):
         }
 
     def _request(self, submission: Path, keys: ViewKeys, sandbox_command: Sequence[str] = ()) -> bytes:
-        spec, gold = self._spec, {name: self._units.answers[unit] for name, unit in keys.items()}
-        if spec.columns.answer_is_file:
-            gold = {name: str(self._source / path) for name, path in gold.items()}
+        spec = self._spec
         request = {
             "verifier": spec.metric.verifier,
             "module": str(self._home / "verifier.py"),
@@ -181,7 +180,7 @@ class TableTask(Task):
             "file": spec.submission,
             "id": spec.columns.id,
             "columns": spec.answer_columns,
-            "gold": gold,
+            "gold": self._request_data(keys),
             "questions": self._questions(keys) if spec.metric.is_code else {},
             "choices": self._choices,
             "tolerance": spec.metric.tolerance,
@@ -193,6 +192,13 @@ class TableTask(Task):
             "sandbox_command": list(sandbox_command),
         }
         return json.dumps(request).encode()
+
+    def _request_data(self, keys: ViewKeys) -> dict[str, str]:
+        """Return id in the view -> what the verifier judges by: the gold answer, or the path of its file."""
+        gold = {name: self._units.answers[unit] for name, unit in keys.items()}
+        if self._spec.columns.answer_is_file:
+            return {name: str(self._source / path) for name, path in gold.items()}
+        return gold
 
     def _questions(self, keys: ViewKeys) -> dict[str, dict[str, str]]:
         """Return id in the view -> the question's fields; of a file its path here, and as COLUMN.view in the view."""

@@ -22,6 +22,8 @@ ENDPOINT = ["provider=custom", "provider.base_url=http://127.0.0.1:9/v1", "provi
 NEEDS = {
     ("task", "custom"): ["task.dir=/x"],
     ("task", "mlebench"): ["task.competition=spaceship-titanic"],
+    ("task", "inspect"): ["task.name=package/task"],
+    ("task", "harbor"): ["task.dir=somewhere"],
     ("task", "denoising_real"): ["task.data.local=/x"],
     ("task", "gpqa"): ENDPOINT,
     ("task", "arithmetic"): ENDPOINT,

@@ -99,6 +99,23 @@ def test_whatever_a_harness_sent_is_read_back(tmp_path):
     assert "\\u001b" not in text and "\\u0000" not in text
 
 
+def test_equal_messages_of_a_conversation_stay_two(tmp_path):
+    from sia_runner.results.conversations import HarnessRunExport
+    from sia_runner.results.inspect_logs import write_inspect_log
+
+    writing.scores(tmp_path / "run", 1, {"q1": "wrong"})
+    answer = {"role": "assistant", "content": "2"}
+    for count in range(3):
+        request = {"messages": [USER, *[answer, USER] * count]}
+        record(tmp_path / "run" / "gen_1", request, {"text": "2", "tool_calls": []})
+    export = HarnessRunExport(tmp_path / "run", "gen_1", "smoke", "accuracy", None, "val", "first")
+    path, _ = write_inspect_log(export, tmp_path)
+    (sample,) = inspect_log.read_eval_log(str(path)).samples
+    assert [message.text for message in sample.messages] == ["how many?", "2"] * 3
+    assert len({message.id for message in sample.messages}) == 6 and sample.metadata["conversations"] == 1
+    assert [len(event.input) for event in sample.events] == [1, 3, 5]
+
+
 @contextmanager
 def viewer(folder):
     with socket.create_server(("127.0.0.1", 0)) as free:

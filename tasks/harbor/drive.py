@@ -1,0 +1,73 @@
+"""Runs the tests of one task in the sandbox, with /app, /tests and /logs below the working folder.
+
+Paths of these three in the tests' texts are changed to where they lie. It imports nothing of ours.
+"""
+
+import argparse
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+TEXT_BYTES = 4 << 20
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(archive) as packed:
+        packed.extractall(folder, filter="data")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--dataset_dir")
+    parser.add_argument("--working_dir", type=Path)
+    work, here = parser.parse_args().working_dir.resolve(), Path(__file__).resolve().parent
+    with (work / "asks").open(encoding="utf-8") as stream:
+        job = json.loads(stream.readline())
+    places = {job["workdir"]: work / "app", "/tests": work / "tests", "/logs": work / "logs"}
+    unpack(here / "environment.tar", work / "app")
+    unpack(here / "submission.tar", work / "app")
+    unpack(here / "tests.tar", work / "tests")
+    for name in ("verifier", "agent", "artifacts"):
+        (work / "logs" / name).mkdir(parents=True, exist_ok=True)
+    names = "|".join(map(re.escape, places))
+    pattern = re.compile(rf"(?<![\w./-])({names})(?=/|[^\w./-]|$)")
+
+    def moved(text: str) -> str:
+        return pattern.sub(lambda match: str(places[match[1]]), text)
+
+    for path in (work / "tests").rglob("*"):
+        if path.is_file() and path.stat().st_size <= TEXT_BYTES:
+            try:
+                text = path.read_bytes().decode()
+            except UnicodeDecodeError:
+                continue
+            path.write_bytes(moved(text).encode())
+    python = work / "bin" / "python"  # a script, as a link to an environment's interpreter would forget its packages
+    python.parent.mkdir()
+    python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+    python.chmod(0o755)
+    (python.parent / "python3").symlink_to("python")
+    environment = {"PATH": f"{python.parent}:/usr/local/bin:/usr/bin:/bin", "HOME": str(work), "TMPDIR": str(work)}
+    environment |= {"LC_ALL": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"}
+    command = shlex.split(moved(job["command"]))
+    try:
+        done = subprocess.run(
+            command, check=False, cwd=work / "app", env=environment, timeout=job["seconds"], stdin=subprocess.DEVNULL
+        )
+        answer = {"exit_code": done.returncode}
+    except subprocess.TimeoutExpired:
+        answer = {"exit_code": None}
+    except OSError as error:
+        answer = {"exit_code": 127, "problem": str(error)[:200]}
+    descriptor = os.open(work / "answers", os.O_WRONLY)
+    os.write(descriptor, json.dumps(answer).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    main()
