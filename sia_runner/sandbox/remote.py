@@ -271,7 +271,7 @@ def _receive_job(frames: Frames, folder: Path, limits: SandboxLimits) -> tuple[B
 def _result(frame: tuple[bytes, bytes]) -> SandboxResult:
     """Return a result all of whose values have been checked. Raises StreamFault."""
     kind, content = frame
-    values = parse_json(content) if kind == b"J" else None
+    values: Any = parse_json(content) if kind == b"J" else None
     try:
         code, detail = values["exit_code"], values["detail"]
         numbers = [values[name] for name in ("seconds", "cpu_seconds", "peak_mb", "output_bytes")]
