@@ -48,30 +48,34 @@ class _Stopped(BaseException):
 
 def main(home: str) -> None:
     """Serve the one request of the runner at the other end of the standard streams, in the new folder `home`."""
-    frames = Frames(0, 1)
-    stopping = threading.Event()
+    frames, over = Frames(0, 1), False
 
     def stop(*_: object) -> None:
-        if not stopping.is_set():
-            stopping.set()
+        nonlocal over
+        if not over:  # once: cleaning up is not interrupted
+            over = True
             raise _Stopped
 
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, stop)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     try:
+        _answer(frames, home)
+        over = True
+    except (LinkLost, _Stopped):
+        over = True
+    finally:
+        _remove(home)
+
+
+def _answer(frames: Frames, home: str) -> None:
+    try:
         _lock(home)
         _sweep(os.path.dirname(home))
         frames.send_raw(BEGIN)
         _serve(frames, home)
     except (SandboxError, StreamFault, OSError) as error:
-        with contextlib.suppress(LinkLost):
-            frames.send(b"E", " ".join(str(error).split()).encode()[:2000])
-    except (LinkLost, _Stopped):
-        pass
-    finally:
-        stopping.set()
-        _remove(home)
+        frames.send(b"E", " ".join(str(error).split()).encode()[:2000])
 
 
 def _remove(folder: str) -> None:
