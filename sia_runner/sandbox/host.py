@@ -66,6 +66,8 @@ def main(home: str) -> None:
         over = True
     finally:
         _remove(home)
+    with contextlib.suppress(LinkLost):
+        frames.send(b"B")
 
 
 def _answer(frames: Frames, home: str) -> None:

@@ -28,7 +28,7 @@ from typing import Any
 from sia_runner.sandbox import driver
 from sia_runner.sandbox.host import PREFIX, SOCKET_PREFIX
 from sia_runner.sandbox.protocol import Ending, Sandbox, SandboxError, SandboxJob, SandboxLimits, SandboxResult
-from sia_runner.sandbox.stream import BEAT, Frames, LinkLost, StreamFault, parse_json, receive_tree, send_tree
+from sia_runner.sandbox.stream import BEAT, SILENCE, Frames, LinkLost, StreamFault, parse_json, receive_tree, send_tree
 from sia_runner.sandbox.supervisor import BoundedOutput
 from sia_runner.text import one_line
 
@@ -165,13 +165,14 @@ class Remote(Sandbox):
         drain = threading.Thread(target=_drain, args=(process.stderr.fileno(), complaints), daemon=True)
         drain.start()
         frames = Frames(process.stdout.fileno(), process.stdin.fileno())
-        began = False
+        began = lost = False
         try:
             frames.send_raw(_modules())
             frames.wait_for_begin(_START)
             began = True
             yield frames
         except (LinkLost, StreamFault) as trouble:
+            lost = True
             if began and isinstance(trouble, LinkLost):
                 _raise_refusal(frames, self.where)  # it may have said why before it went
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -186,7 +187,7 @@ class Remote(Sandbox):
         except _FarEndRefused as refused:
             raise SandboxError(f"{self.where}: {refused}") from None
         finally:
-            _end(process)
+            _end(process, frames, heard=began and not lost)
             drain.join(1)
             process.stdout.close()
             process.stderr.close()
@@ -203,16 +204,21 @@ def _raise_refusal(frames: Frames, where: str) -> None:
         pass
 
 
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    """Tell the far end by the end of its input that nothing more is wanted, and wait a little for it to clean up."""
+def _end(process: "subprocess.Popen[bytes]", frames: Frames, *, heard: bool) -> None:
+    """Tell the far end by the end of its input that nothing more is wanted; wait for it to clean up where it is heard.
+
+    The command is not waited for: ssh does not end before each connection through a forwarded socket has.
+    """
     assert process.stdin  # noqa: S101 (for the type checker)
     with contextlib.suppress(OSError):
         process.stdin.close()
-    try:
-        process.wait(_LEAVE)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    if heard:
+        receive = _receiver(frames, _LEAVE)
+        with contextlib.suppress(LinkLost, StreamFault, _FarEndRefused):
+            while receive()[0] != b"B":
+                pass
+    process.kill()
+    process.wait()
 
 
 def _drain(fd: int, complaints: BoundedOutput) -> None:
@@ -245,8 +251,8 @@ def _receiver(frames: Frames, seconds: float) -> Callable[[], tuple[bytes, bytes
     end = time.monotonic() + seconds
 
     def receive() -> tuple[bytes, bytes]:
-        while time.monotonic() < end:
-            kind, content = frames.receive()
+        while (rest := end - time.monotonic()) > 0:
+            kind, content = frames.receive(min(SILENCE, rest))
             if kind == b"E":
                 raise _FarEndRefused(one_line(content.decode(errors="replace"), 500) or "no reason")
             if kind != b"K":

@@ -2,7 +2,8 @@
 
 A frame is one byte that names its kind, four bytes of length, and that many bytes. The kinds: ``K`` a sign of life;
 ``J`` a request or an answer, as JSON; ``L`` a part of the log; ``P`` a folder and ``F`` a file (JSON: path, size, x),
-whose content follows as ``D``; ``.`` the end of a folder; ``E`` why nothing can be run, one line.
+whose content follows as ``D``; ``.`` the end of a folder; ``E`` why nothing can be run, one line; ``B`` that
+the host has cleaned up, after which it says nothing more.
 Links and special files are never sent and cannot be expressed. Neither end believes what it reads: sizes, numbers and
 paths are checked before anything is written. Standard library only: it runs on the host too.
 """
