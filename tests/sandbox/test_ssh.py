@@ -359,3 +359,16 @@ def test_a_host_without_bubblewrap_is_refused_unless_the_configuration_allows_le
     weaker = host.sandbox(python=os.fspath(python), backend="auto")
     weaker.check(door=True)
     assert weaker.versions()["backend"] == "process"
+
+
+def test_a_run_is_made_on_the_host(host: Host, tmp_path: Path) -> None:
+    keys = {
+        "host": host.address, "user": "root", "python": sys.executable, "folder": host.jobs,
+        "identity": host.folder / "identity", "known_hosts": host.folder / "known_hosts",
+    }  # fmt: skip
+    command = [sys.executable, "-m", "sia_runner", "task=smoke", "sandbox=ssh", "max_gen=1"]
+    command += [f"hydra.run.dir={tmp_path / 'run'}", *(f"sandbox.{name}={value}" for name, value in keys.items())]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    sandbox = json.loads((tmp_path / "run" / "lock.json").read_text())["sandbox"]
+    assert (sandbox["name"], sandbox["host"], sandbox["backend"]) == ("ssh", f"root@{host.address}", "bubblewrap")
