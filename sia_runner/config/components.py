@@ -112,6 +112,28 @@ class ApptainerConfig(ImageSandboxConfig):
     gpus: Annotated[int, Field(ge=-1, le=0)] = 0  # -1: all GPUs of the job
 
 
+class SshConfig(BaseSandboxConfig):
+    """Settings of `ssh`. Paths and names hold only what OpenSSH and a shell take as it stands."""
+
+    host: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*$")]  # name or address
+    user: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]  # who runs harnesses there
+    port: Annotated[int, Field(ge=1, le=65535)] = 22
+    identity: Annotated[str, Field(pattern=r"^[\w/.~@ -]+$")] | None = (
+        None  # file of a private key; null: agent, defaults
+    )
+    known_hosts: Annotated[str, Field(pattern=r"^[\w/.~@ -]+$")] = "~/.ssh/known_hosts"  # must hold the host's key
+    python: Annotated[str, Field(pattern=r"^[\w/.+-]+$")] = "python3"  # there: 3.11 or newer
+    folder: Annotated[str, Field(pattern=r"^/[\w/.-]+$", max_length=48)] = "/var/tmp"  # noqa: S108 (there: of the jobs)
+    backend: Literal["bubblewrap", "process", "auto"] = "bubblewrap"  # what confines a harness there
+
+    @field_validator("allow_installs")
+    @classmethod
+    def _host_holds_all(cls, value: bool) -> bool:
+        if value:
+            raise ValueError("true needs a Python of this machine; install packages on the host; allowed: false")
+        return value
+
+
 class CustomSandboxConfig(BaseSandboxConfig):
     """Settings of a sandbox of the user's own: each further key is an argument of its constructor."""
 
@@ -122,8 +144,16 @@ SandboxConfig = Annotated[
     Annotated[BaseSandboxConfig, Tag("Shipped")]
     | Annotated[DockerConfig, Tag("Docker")]
     | Annotated[ApptainerConfig, Tag("Apptainer")]
+    | Annotated[SshConfig, Tag("Ssh")]
     | Annotated[CustomSandboxConfig, Tag("Custom")],
-    schema_by_class("_target_", {"sia_runner.sandbox.docker.": "Docker", "sia_runner.sandbox.apptainer.": "Apptainer"}),
+    schema_by_class(
+        "_target_",
+        {
+            "sia_runner.sandbox.docker.": "Docker",
+            "sia_runner.sandbox.apptainer.": "Apptainer",
+            "sia_runner.sandbox.remote.": "Ssh",
+        },
+    ),
 ]
 
 

@@ -59,7 +59,8 @@ def kernel_gaps(who: str, uncounted: str) -> list[str]:
     return gaps if cgroups.can_create() else [*gaps, f"{SAMPLED}, and {uncounted} not counted."]
 
 
-def _check_job(job: SandboxJob) -> None:
+def check_job(job: SandboxJob) -> None:
+    """Raise SandboxError for a job whose files are not where they have to be."""
     entry = job.harness / job.entry
     if not entry.resolve().is_relative_to(job.harness.resolve()):
         raise SandboxError(f"the entry {job.entry} lies outside its harness {job.harness}")
@@ -176,7 +177,7 @@ _supervisors = PrestartedProcess(_start)
 def run_job(job: SandboxJob, plan_of: Callable[[SandboxJob], dict[str, Any]]) -> SandboxResult:
     """Check the job, let a backend plan it, and carry it out; the sandbox ends with this call, however that ends."""
     try:
-        _check_job(job)
+        check_job(job)
         plan = plan_of(job)
     except SandboxError as error:
         return SandboxResult(Ending.NOT_STARTED, detail=str(error))

@@ -1,4 +1,4 @@
-"""The interface of a sandbox: `bubblewrap`, `process`, `docker` and `apptainer`; `auto` picks one of the first two."""
+"""The interface of a sandbox: `bubblewrap`, `process` (`auto` picks one of these), `docker`, `apptainer` and `ssh`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

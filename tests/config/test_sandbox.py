@@ -22,3 +22,15 @@ def test_gpus_are_a_number_or_all() -> None:
 def test_keys_of_one_sandbox_are_no_keys_of_another() -> None:
     (line,) = faults("sandbox=bubblewrap", "+sandbox.image=mine")
     assert line.startswith("sandbox.image=mine: no such key")
+
+
+SSH = ("sandbox=ssh", "sandbox.host=gpu.example.org", "sandbox.user=me")
+
+
+def test_a_host_is_named_by_what_neither_ssh_nor_a_shell_reads_as_something_else() -> None:
+    assert check_experiment(composed(*SSH)).sandbox.backend == "bubblewrap"
+    for key, value in (("host", "-oProxyCommand=x"), ("user", "a@b"), ("folder", "relative"), ("python", "python3;x")):
+        (line,) = faults(*SSH, f"sandbox.{key}='{value}'")
+        assert line.startswith(f"sandbox.{key}={value}: "), line
+    (line,) = faults(*SSH, "sandbox.allow_installs=true")
+    assert line.startswith("sandbox.allow_installs: true needs a Python of this machine")
