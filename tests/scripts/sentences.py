@@ -101,13 +101,12 @@ def check_calls(run: Path, folder: Path, max_gap: float) -> None:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     model = PeftModel.from_pretrained(model, str(run / "gen_2" / "adapter"))
 
-    def gap(record: dict[str, Any]) -> float:
+    def own_logprobs(record: dict[str, Any]) -> "torch.Tensor":
         tokens = record["tokens"]
         with torch.no_grad():
             logits = model(torch.tensor([tokens["prompt_ids"] + tokens["completion_ids"]])).logits[0]
         logprob_tv = logits[len(tokens["prompt_ids"]) - 1 : -1].log_softmax(-1)
-        own = logprob_tv.gather(1, torch.tensor(tokens["completion_ids"])[:, None])[:, 0]
-        return float((own - torch.tensor(tokens["logprobs"])).abs().mean())
+        return logprob_tv.gather(1, torch.tensor(tokens["completion_ids"])[:, None])[:, 0]
 
     records = [lines_of(run / f"gen_{n}" / "trajectories.jsonl") for n in (1, 2)]
     for record in [*records[0], *records[1]]:
@@ -117,12 +116,18 @@ def check_calls(run: Path, folder: Path, max_gap: float) -> None:
         assert record["tokens"]["prompt_ids"] == list(expected)
     assert {record["tokens"]["adapter"] for record in records[0]} == {"base"}
     assert len(version := {record["tokens"]["adapter"] for record in records[1]}) == 1 and version != {"base"}
-    trained = [gap(record) for record in records[1][:4]]
+    first, second = records[0][:8], records[1][:8]
+    trained = torch.cat([own_logprobs(record) for record in second])
     with model.disable_adapter():
-        untrained = [gap(record) for record in records[0][:4]]
-        moved = [gap(record) for record in records[1][:4]]
-    print("nats to the adapter, to the base before, to the base after:", trained, untrained, moved)
-    assert max(*trained, *untrained) < max_gap and 2 * sum(trained) < sum(moved)
+        base = torch.cat([own_logprobs(record) for record in second])
+        untrained = torch.cat([own_logprobs(record) for record in first])
+    recorded = [torch.tensor([v for record in part for v in record["tokens"]["logprobs"]]) for part in (first, second)]
+    gaps = [float((recorded[0] - untrained).abs().mean()), float((recorded[1] - trained).abs().mean())]
+    # 0 if the base had answered, 1 if the adapter had; rounding to 16 bits is noise around both
+    effect = trained - base
+    share = float((recorded[1] - base) @ effect / (effect @ effect))
+    print(f"nats to the base, to the adapter: {gaps}; share of the effect: {share:.2f} over {len(effect)} tokens")
+    assert max(gaps) < max_gap and share > 0.5
 
 
 def check_call(record: dict[str, Any]) -> None:
