@@ -52,6 +52,8 @@ RENAMED_KEYS: Mapping[str, Mapping[str, str]] = {
     "target_agent.provider": _PROVIDER,
 }
 MOVED_CLASSES: Mapping[str, str] = {
+    "sia_runner.tracking.nothing.Nothing": "sia_runner.tracking.local.Nothing",
+    "sia_runner.tasks.mlebench.task.Mlebench": "sia_runner.tasks.mlebench_task.Mlebench",
     "sia_runner.agents.recipes.Recipes": "sia_runner.proposers.recipes.Recipes",
     "sia_runner.agents.replay.Replay": "sia_runner.proposers.replay.Replay",
     "sia_runner.agents.llm.proposer.Llm": "sia_runner.proposers.llm.Llm",

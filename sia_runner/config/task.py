@@ -315,7 +315,7 @@ class SiaFolderTaskConfig(NamedConfig):
 class MlebenchTaskConfig(NamedConfig):
     """A Kaggle competition in the layout that MLE-bench prepares."""
 
-    target: Literal["sia_runner.tasks.mlebench.task.Mlebench"] = Field(alias="_target_")
+    target: Literal["sia_runner.tasks.mlebench_task.Mlebench"] = Field(alias="_target_")
     competition: str  # its id on Kaggle
     prepared: str | None = None  # holds COMPETITION/prepared/{public,private}; null: where mlebench keeps its data
     max_rows: PositiveInt = 200_000  # maximum number of labelled rows; of more, a seeded sample is used

@@ -1,24 +1,29 @@
 """The language-model proposer: a bounded loop in which the model reads, edits, tries and submits a harness."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from sia_runner.proposers.files import read_harness_files, read_tree
 from sia_runner.proposers.llm_conversation import MOST_CALLS, Conversation, valid_message
-from sia_runner.proposers.llm_prompts import improvement_text, system_prompt, task_prompt
 from sia_runner.proposers.llm_tools import ENDING_TOOLS, Tool, available_tools
 from sia_runner.proposers.llm_workspace import (
     Draft,
     ProposalWorkspace,
     Submission,
     ToolRefused,
+    clip_text,
     digest_of_files,
     trial_notes,
 )
+from sia_runner.proposers.prompting import describe_parent, render_prompt, table_cell, task_facts
 from sia_runner.proposers.protocol import Brief, Message, ProposerContext, Workbench
 from sia_runner.records import Lever, ModelReply, Proposal, Status, ToolCall, Usage
 
+_CELL = 200  # characters
+_PASTS = 20  # newest generations shown
+_FILES = 60  # names shown
 _NOTE_CHARACTERS = 500  # characters of a text kept for later generations
 _TOOL_ANSWER_BYTES = 24 * 1024  # bytes of one tool's answer, where the context is large
 
@@ -65,8 +70,8 @@ class Llm:
             earlier=bool(workspace.candidates),
         )
         conversation = Conversation(
-            system_prompt(self._context, brief, workspace, self._turns),
-            task_prompt(self._context, brief, workspace, self._limit),
+            _system_prompt(self._context, brief, workspace, self._turns),
+            _task_prompt(self._context, brief, workspace, self._limit),
             [tool.declaration() for tool in tools.values()],
             self._limit,
         )
@@ -207,7 +212,83 @@ def _candidate_proposal(
         files=draft.files,
         algorithm=submission.algorithm,
         title=submission.title,
-        improvement=improvement_text(brief, workspace, submission),
+        improvement=_improvement_text(brief, workspace, submission),
         notes=notes,
         usage=result.usage,
+    )
+
+
+def _system_prompt(context: ProposerContext, brief: Brief, workspace: ProposalWorkspace, turns: int) -> str:
+    """Return the system prompt of a proposal of at most `turns` model calls."""
+    extends = brief.parent is not None or any(name.startswith("harness/") for name in workspace.evidence)
+    return render_prompt(
+        "llm/system.md.j2",
+        **task_facts(context, brief),
+        python=f"{sys.version_info.major}.{sys.version_info.minor}",
+        start="the parent's harness" if extends else "the task's reference harness",
+        weights=workspace.weights,
+        trials=workspace.trials,
+        earlier=bool(workspace.candidates),
+        questions=workspace.questions,
+        turns=turns,
+    )
+
+
+def _task_prompt(context: ProposerContext, brief: Brief, workspace: ProposalWorkspace, limit: int) -> str:
+    """Return the first user message: the task, the files, and for an improvement the history.
+
+    `limit` is the bytes of a whole request; each long text takes a share of it.
+    """
+    paths = sorted((f"- `{path}`" for path in workspace.under("")), key=lambda path: path.count("/"))  # top first
+    more = [f"- and {len(paths) - _FILES} more"] if len(paths) > _FILES else []
+    description = context.description or workspace.evidence.get("task.md", "")
+    values = task_facts(context, brief) | {
+        "description": clip_text(description.strip(), limit // 8),
+        "files": clip_text("\n".join(paths[:_FILES] + more), limit // 8),
+    }
+    if workspace.first:
+        return render_prompt("llm/first.md.j2", **values)
+    history = [
+        {
+            "n": past.n,
+            "title": table_cell(past.title, _CELL),
+            "status": past.status,
+            "tried": ", ".join(
+                f"{trial['value']:.3g} ({trial['n']} questions)" for trial in (past.notes.get("trials") or [])[-8:]
+            ),
+            "expected": table_cell(past.notes.get("expected_effect", ""), _CELL),
+        }
+        for past in brief.history[-_PASTS:]
+        if past.notes
+    ]
+    while history and len(str(history).encode(errors="replace")) > limit // 8:
+        history.pop(0)
+    restart = "No earlier harness could be scored, so you start from the reference again."
+    overview = workspace.evidence.get("overview.md", "There is no overview; look at the files of evidence/.")
+    return render_prompt(
+        "llm/improve.md.j2",
+        **values,
+        parent=restart if brief.parent is None else describe_parent(brief, "You extend"),
+        due_reason=workspace.weights.due_reason if workspace.weights else "",
+        overview=clip_text(overview.strip(), limit // 6),
+        history=history,
+    )
+
+
+def _improvement_text(brief: Brief, workspace: ProposalWorkspace, submission: Submission) -> str:
+    """Return the text of improvement.md for a submission."""
+    before, after = workspace.draft.start, workspace.draft.files
+    changes = {
+        "new": after.keys() - before.keys(),
+        "changed": {name for name in after.keys() & before.keys() if after[name] != before[name]},
+        "deleted": before.keys() - after.keys(),
+    }
+    return render_prompt(
+        "llm/improvement.md.j2",
+        n=brief.n,
+        submission=submission,
+        changes=[f"`{name}`: {kind}" for kind, names in changes.items() for name in sorted(names)],
+        tried=workspace.tried,
+        draft_digest=digest_of_files(after),
+        cell_length=_CELL,
     )

@@ -6,13 +6,15 @@ every process, on every machine and Python version.
 
 import hashlib
 import math
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 from sia_runner.config.task import GateSize, Splits
 from sia_runner.tasks.protocol import Fold, FoldPurpose, TaskError
 from sia_runner.tasks.questions import QuestionTable, group_of_id
 
+T = TypeVar("T")
 Block = list[str]
 _NO_ROLLOUT = (
     "there is no rollout split to train weights on: no labelled row is left for train (splits.dev, splits.val, "
@@ -218,3 +220,28 @@ class SplitPlan:
 
     def _sorted(self, units: Iterable[str]) -> list[str]:
         return sorted(units, key=self._position.__getitem__)
+
+
+def stratified_order(items: Sequence[T], stratum: Callable[[T], Hashable]) -> list[T]:
+    """Return all items, ordered so that every prefix represents all strata; the order within one is unchanged.
+
+    A prefix holds each stratum about in proportion to the square root of its size (power allocation, Bankier 1988).
+    """
+    sizes = Counter(map(stratum, items))
+    positions: dict[Hashable, int] = defaultdict(int)
+    ranked: list[tuple[float, int, int]] = []
+    for number, item in enumerate(items):
+        key = stratum(item)
+        ranked.append(((positions[key] + 0.5) / math.sqrt(sizes[key]), -sizes[key], number))
+        positions[key] += 1
+    return [items[number] for *_, number in sorted(ranked)]
+
+
+def confusion_strata(failures: Sequence[Mapping[str, Any]]) -> Callable[[Mapping[str, Any]], Hashable]:
+    """Return a function from a failure of `Task.failures` to its confusion, or its kind if that occurs only once."""
+    counts = Counter(map(_confusion, failures))  # so free text, with its many answers, is sampled by kind
+    return lambda failure: _confusion(failure) if counts[_confusion(failure)] > 1 else failure["kind"]
+
+
+def _confusion(failure: Mapping[str, Any]) -> tuple[str, str, str]:
+    return failure["kind"], failure["gold"], failure["prediction"]

@@ -13,7 +13,6 @@ from typing import Any
 from sia_runner.config import task as task_config
 from sia_runner.config.base import is_custom
 from sia_runner.records import Outcome, OutcomeKind, Score
-from sia_runner.selection.sampling import confusion_strata, stratified_order
 from sia_runner.selection.scoring import Aggregate, checked_aggregate, score_with_interval
 from sia_runner.system import bundled_folder
 from sia_runner.tasks.collect import collect_submission, read_refusal
@@ -21,7 +20,7 @@ from sia_runner.tasks.data import data_file_hashes, prepared_folder
 from sia_runner.tasks.process import run_worker, start_next_worker
 from sia_runner.tasks.protocol import DatasetView, Fold, FoldPurpose, Task, TaskError, ViewKeys
 from sia_runner.tasks.questions import QuestionTable, check_answers, load_questions
-from sia_runner.tasks.splits import SplitPlan, shuffled
+from sia_runner.tasks.splits import SplitPlan, confusion_strata, shuffled, stratified_order
 from sia_runner.tasks.verifiers.answers import auc
 from sia_runner.tasks.verifiers.measures import MEASURES, scale_of
 from sia_runner.tasks.views import check_files, file_cells, paths_in_view, write_view

@@ -1,4 +1,4 @@
-"""The tracker that writes metrics.csv into the run directory, one row per generation."""
+"""The trackers that need no service: one records nothing, one writes metrics.csv into the run directory."""
 
 import csv
 from collections.abc import Mapping
@@ -11,8 +11,18 @@ from sia_runner.tracking.rows import generations_of
 FIELDS = ["generation", "lever", "algorithm", "status", "val", "val_low", "val_high", "n", "seconds", "usd", "reason"]
 
 
+class Nothing:
+    """The tracker ``tracker=none``: the run directory is the record."""
+
+    def update(self, run: Path, summary: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
 class Local:
-    """The tracker ``tracker=local``."""
+    """The tracker ``tracker=local``: a row of metrics.csv for each generation."""
 
     def update(self, run: Path, summary: Mapping[str, Any]) -> None:
         """Rewrite the whole file each time, so that a resumed run cannot leave a row twice."""

@@ -1,4 +1,4 @@
-"""The interface of trackers. Implementations: `local`, `nothing`, `wandb`."""
+"""The interface of trackers. Implementations: `local`, `wandb`."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -28,6 +28,7 @@ NEEDS = {
     ("task", "gpqa"): ENDPOINT,
     ("task", "arithmetic"): ENDPOINT,
     ("meta_agent", "replay"): ["meta_agent.dir=/x"],
+    ("sandbox", "ssh"): ["sandbox.host=h"],
     ("policy", "vllm"): ["target_agent.policy.base=/x", "target_agent.policy.base_url=http://127.0.0.1:9/v1"],
     ("policy", "tinker"): ["target_agent.policy.base=x/y"],
     ("experiment", "paper_denoising"): ["target_agent.policy.base_url=http://127.0.0.1:9/v1", "task.data.local=x"],

@@ -90,6 +90,7 @@ ARGUMENTS = {
     "adapters merge": ["trained, 1/gen_2", "merged, 1"],
     "adapters export": ["trained, 1", "taken, 1"],
     "adapters publish": ["trained, 1", "someone/adapter", "--base", "someone/base", "--dry-run", "sent, 1"],
+    "transfer": ["runs/a, b", "task=smoke"],
     "approve": ["runs/waiting, 1"],
     "prepare": ["--config-dir", "desk/conf", "task=desk"],
     "prefetch": ["--config-dir", "desk/conf", "task=desk"],
@@ -157,7 +158,7 @@ def tracker(runs, monkeypatch):
 
 
 NEEDS = {"sweep": "sweep", "compare": "sweep", "approve": "waiting", "convert": "provider", "sync": "tracker"}
-NEEDS |= dict.fromkeys(("resume", "report", "verify", "export"), "runs")
+NEEDS |= dict.fromkeys(("resume", "report", "verify", "export", "transfer"), "runs")
 NEEDS |= {name: "trained" for name in ARGUMENTS if name.startswith("adapters ")}
 
 

@@ -11,8 +11,8 @@ from typing import Any
 from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.execution import harness_saw_val_labels, outcomes_of_split, score_outcomes
 from sia_runner.records import Json, Outcome, OutcomeKind, PastGeneration, Score, count_kinds
-from sia_runner.selection.sampling import confusion_strata, stratified_order
 from sia_runner.store.run_directory import read_json, read_outcomes, write_text
+from sia_runner.tasks.splits import confusion_strata, stratified_order
 from sia_runner.text import strip_control_characters, table_cell
 
 _MAX_PAIRS = 50

@@ -5,14 +5,14 @@ import random
 from pathlib import Path
 
 from sia_runner.config.task import MlebenchTaskConfig
-from sia_runner.tasks.mlebench.task import Mlebench
+from sia_runner.tasks.mlebench_task import Mlebench
 from tests.tasks.making import write_csv
 
 
 def spec(folder: Path, competition: str, **changes) -> MlebenchTaskConfig:
     data = {
         "name": "mlebench",
-        "_target_": "sia_runner.tasks.mlebench.task.Mlebench",
+        "_target_": "sia_runner.tasks.mlebench_task.Mlebench",
         "competition": competition,
         "prepared": str(folder),
     }

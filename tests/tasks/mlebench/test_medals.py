@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from sia_runner.tasks.mlebench.task import Leaderboard, read_leaderboard
+from sia_runner.tasks.mlebench_task import Leaderboard, read_leaderboard
 
 
 def board(teams, lower=False):

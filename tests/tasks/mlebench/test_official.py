@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from sia_runner.records import OutcomeKind
-from sia_runner.tasks.mlebench.task import Mlebench, mlebench_package
+from sia_runner.tasks.mlebench_task import Mlebench, mlebench_package
 from sia_runner.tasks.protocol import TaskError
 from tests.conftest import ROOT
 from tests.tasks.making import submit

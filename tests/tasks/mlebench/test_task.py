@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from sia_runner.config.task import COMPETITIONS, UNSUPPORTED_COMPETITIONS
 from sia_runner.records import OutcomeKind
 from sia_runner.system import bundled_folder
-from sia_runner.tasks.mlebench.task import mlebench_package
+from sia_runner.tasks.mlebench_task import mlebench_package
 from sia_runner.tasks.protocol import TaskError
 from tests.tasks.making import read_csv, submit
 from tests.tasks.mlebench import making

@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sia_runner.selection.sampling import confusion_strata, stratified_order
+from sia_runner.tasks.splits import confusion_strata, stratified_order
 
 ITEMS = st.lists(st.tuples(st.sampled_from("abcde"), st.integers()), max_size=60)
 

@@ -222,7 +222,7 @@ class Mlebench(TableTask):
             _write_submission(sample, self._competition.id, spec.answer_columns, answers, path)
             folder.mkdir(parents=True)
             (folder / "prepared").symlink_to(self._prepared)
-            program = Path(__file__).with_name("grader.py")
+            program = bundled_folder("tasks") / "mlebench" / "grader.py"
             arguments = [program, package.parent, competition, folder.parent, path]
             result = run_program([sys.executable, "-I", *map(str, arguments)], seconds, Path(temporary))
         if result.exit_code is None:

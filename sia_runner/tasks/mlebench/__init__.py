@@ -1,1 +1,0 @@
-"""Kaggle competitions in the layout that MLE-bench prepares."""
