@@ -21,7 +21,7 @@ from sia_runner.sandbox.stream import (
     Frames,
     LinkLost,
     StreamFault,
-    TooMuch,
+    TreeTooLarge,
     path_parts,
     receive_tree,
     send_tree,
@@ -192,7 +192,7 @@ def test_a_tree_is_the_same_on_both_ends_without_links_and_what_is_too_deep(tmp_
     assert (target / "a" / "program").read_bytes() == (source / "a" / "program").read_bytes()
     assert os.access(target / "a" / "program", os.X_OK) and not os.access(target / "link", os.F_OK)
     assert {path.name for path in target.iterdir()} == {"a", "d", "empty"} and (target / "a" / "b").is_dir()
-    with pytest.raises(TooMuch):
+    with pytest.raises(TreeTooLarge):
         send_tree(Frames(-1, -1), str(source), 1 << 16)
 
 
