@@ -17,7 +17,7 @@ _PRIOR = 2.0  # proposals that the prior counts as
 
 @dataclass(frozen=True, slots=True)
 class ModelRecord:
-    """What one model's proposals gained and cost, a value for each generation."""
+    """The gains and costs of one model's proposals, a value for each generation."""
 
     gains: tuple[float, ...]  # beyond one standard error, in units of the metric; 0 where it was not accepted
     costs: tuple[float, ...]  # of proposing, gate and run: US dollars, or tokens where some price is not known
