@@ -56,7 +56,7 @@ class HarborTask(TableTask):
     def _plan(self) -> SplitPlan:
         return super()._plan if self.has_test else _OnlyVal(list(self._units.labelled))
 
-    def _request_data(self, keys: ViewKeys) -> dict[str, str]:
+    def _verifier_data(self, keys: ViewKeys) -> dict[str, str]:
         """Return id in the view -> what the verifier runs; harnesses and proposers see none of it."""
         job: Mapping[str, object] = {
             "workdir": self._harbor.workdir,

@@ -27,8 +27,12 @@ from sia_runner.tasks.views import check_files, file_cells, paths_in_view, write
 from sia_runner.tasks.worker import load_verifier
 
 # module -> what brings it; other modules are brought by their own name
-_EXTRAS = {"chess": "sia-runner[chess]", "triton": "sia-runner[trimul]", "torch": "sia-runner[trimul]"}
-_EXTRAS["inspect_ai"] = "sia-runner[inspect]"
+_EXTRAS = {
+    "chess": "sia-runner[chess]",
+    "inspect_ai": "sia-runner[inspect]",
+    "torch": "sia-runner[trimul]",
+    "triton": "sia-runner[trimul]",
+}
 _MAX_CELL = 2000  # characters of a question's field shown in failures
 
 
@@ -179,7 +183,7 @@ class TableTask(Task):
             "file": spec.submission,
             "id": spec.columns.id,
             "columns": spec.answer_columns,
-            "gold": self._request_data(keys),
+            "gold": self._verifier_data(keys),
             "questions": self._questions(keys) if spec.metric.is_code else {},
             "choices": self._choices,
             "tolerance": spec.metric.tolerance,
@@ -192,7 +196,7 @@ class TableTask(Task):
         }
         return json.dumps(request).encode()
 
-    def _request_data(self, keys: ViewKeys) -> dict[str, str]:
+    def _verifier_data(self, keys: ViewKeys) -> dict[str, str]:
         """Return id in the view -> what the verifier judges by: the gold answer, or the path of its file."""
         gold = {name: self._units.answers[unit] for name, unit in keys.items()}
         if self._spec.columns.answer_is_file:
