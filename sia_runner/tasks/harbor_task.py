@@ -19,8 +19,8 @@ from sia_runner.tasks.table import TableTask
 _FEWEST_TO_SPLIT = 8  # task folders
 
 
-class _OnlyVal(SplitPlan):
-    """The plan of a few folders: all of them select, and none is left for a test."""
+class _ValOnlyPlan(SplitPlan):
+    """The splits of a few folders: all of them are val, and none is left for a test."""
 
     def __init__(self, units: Sequence[str]) -> None:
         self.splits = {"train": [], "rollout": [], "dev": [], "val": list(units), "test": []}
@@ -46,15 +46,14 @@ class HarborTask(TableTask):
         """Prepare the data; say what a score of few folders, or of tests that run submitted programs, is worth."""
         super().prepare(say)
         if not self.has_test:
-            say(
-                f"task {self.name}: fewer than {_FEWEST_TO_SPLIT} folders: candidates are selected on all, none is test"
-            )
+            few = f"fewer than {_FEWEST_TO_SPLIT} folders"
+            say(f"task {self.name}: {few}: candidates are selected on all of them, and none is left for a test")
         if self._harbor.runs_submission:
             say(f"task {self.name}: its tests may run what was submitted, which can forge its reward: read the winners")
 
     @cached_property
     def _plan(self) -> SplitPlan:
-        return super()._plan if self.has_test else _OnlyVal(list(self._units.labelled))
+        return super()._plan if self.has_test else _ValOnlyPlan(list(self._units.labelled))
 
     def _verifier_data(self, keys: ViewKeys) -> dict[str, str]:
         """Return id in the view -> what the verifier runs; harnesses and proposers see none of it."""
