@@ -62,9 +62,9 @@ def test_equal_settings_are_one_transfer_and_others_are_not(own):
     before = own("task=arithmetic", *HOSTED)
     one, again, other = (transfer.transfer_config(before, [f"provider.model={name}"]) for name in ("a", "a", "b"))
     assert transfer._digest(one) == transfer._digest(again) != transfer._digest(other)
-    assert "are those of the run" in transfer._why_not(before, transfer.transfer_config(before, ["seed=0"][:0]), True)
-    assert transfer._why_not(before, one, called_model=True) == ""
-    assert "no harness of the run called a model" in transfer._why_not(before, one, called_model=False)
+    assert "are those of the run" in transfer._transfer_fault(before, transfer.transfer_config(before, []), True)
+    assert transfer._transfer_fault(before, one, called_model=True) == ""
+    assert "no harness of the run called a model" in transfer._transfer_fault(before, one, called_model=False)
     assert transfer._label(one) == "task arithmetic, provider custom/a"
 
 
@@ -85,7 +85,7 @@ def test_an_adapter_comes_along_only_onto_its_own_base(own, tmp_path):
     def reason(config, sha256):
         policy = SimpleNamespace(base_id="tiny", base_sha256=sha256)
         context = SimpleNamespace(config=config, gateway=SimpleNamespace(policy=lambda: policy))
-        return transfer._why_not_adapter(context, tmp_path)  # pyright: ignore[reportArgumentType]
+        return transfer._adapter_fault(context, tmp_path)  # pyright: ignore[reportArgumentType]
 
     assert reason(trained, "a" * 64) == ""
     assert "is for tiny (sha256 aaaaaaaaaaaa), not for tiny" in reason(trained, "b" * 64)
