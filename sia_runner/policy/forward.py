@@ -5,7 +5,7 @@ forward and backward pass.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -145,10 +145,40 @@ def _row_length(row: TrainingRow) -> int:
 
 def _sharing_pays(rows: Sequence[TrainingRow]) -> bool:
     """Return True if `rows` share enough prompts that one pass over them saves much."""
-    completion = sum(len(row.completion_ids) for row in rows)
-    alone = sum(len(row.prompt_ids) for row in rows)
-    shared = sum(map(len, {row.prompt_ids for row in rows}))
-    return shared + completion < _SHARING_THRESHOLD * (alone + completion)
+    return _packed_tokens(rows) < _SHARING_THRESHOLD * sum(map(_row_length, rows))
+
+
+def _packed_tokens(rows: Iterable[TrainingRow], seen: Set[tuple[int, ...]] = frozenset()) -> int:
+    """Return the tokens of `rows` where equal prompts are read once, and those of `seen` were read before."""
+    prompts, completions = set[tuple[int, ...]](), 0
+    for row in rows:
+        prompts.add(row.prompt_ids)
+        completions += len(row.completion_ids)
+    return sum(map(len, prompts - seen)) + completions
+
+
+class _ChunkSize:
+    """The tokens of a chunk in the process that has most of it."""
+
+    def __init__(self, processes: int) -> None:
+        self._rows = self._prompt = self._completion = 0  # rows, and the longest of each of their parts
+        self._prompts = [set[tuple[int, ...]]() for _ in range(processes)]
+        self.packed = 0  # where equal prompts are read once
+
+    @property
+    def padded(self) -> int:
+        """Return the tokens where each row is a sequence of its own."""
+        return self._rows * (self._prompt + self._completion)
+
+    def add(self, groups: Sequence[Sequence[TrainingRow]]) -> None:
+        """Add a group for each process; the last ones may have none."""
+        rows = [row for group in groups for row in group]
+        self._rows += max(map(len, groups))
+        self._prompt = max(self._prompt, *(len(row.prompt_ids) for row in rows))
+        self._completion = max(self._completion, *(len(row.completion_ids) for row in rows))
+        self.packed += max(_packed_tokens(group, self._prompts[at]) for at, group in enumerate(groups))
+        for at, group in enumerate(groups):
+            self._prompts[at].update(row.prompt_ids for row in group)
 
 
 # The rows of one chunk for one process, by their numbers.
@@ -164,12 +194,14 @@ def deal_chunks(
     *,
     keep_empty: bool = False,
     fused_attention: bool = True,
+    most_tokens: int | None = None,
 ) -> list[Chunk]:
     """Return this process's rows in chunks of `fit.pass_tokens` for rows of `max_length` (None: of the longest row).
 
     Groups (rows that belong to none are one each) are sorted by length, then dealt in turn: little padding, and nearly
     the same work in every process. Those that share a prompt stay together if that saves work. A group is always
-    taken, however long it is. With `keep_empty` all processes get the same number of chunks.
+    taken, however long it is. With `most_tokens` a chunk has at most so many, of which a shared prompt is one.
+    With `keep_empty` all processes get the same number of chunks.
     """
     if not rows:
         return []
@@ -177,22 +209,23 @@ def deal_chunks(
     grouped = {row for group in together for row in group}
     groups = [tuple(group) for group in together] + [(row,) for row in range(len(rows)) if row not in grouped]
     order = sorted(groups, key=lambda group: (-max(_row_length(rows[row]) for row in group), group))
-    if _sharing_pays(rows):  # prompts with the longest rows first
+    shares = _sharing_pays(rows)
+    if shares:  # prompts with the longest rows first
         sharing: dict[tuple[int, ...], list[Chunk]] = defaultdict(list)
         for group in order:
             sharing[rows[group[0]].prompt_ids].append(group)
         order = [group for equal in sharing.values() for group in equal]
     chunks: list[list[int]] = []
-    size = prompt = completion = 0  # rows in the last chunk, of the process that has most, and the longest of all
+    size = _ChunkSize(processes)
     for start in range(0, len(order), processes):
         hand = order[start : start + processes]
-        most = max(map(len, hand))
-        own_prompt = max(len(rows[row].prompt_ids) for group in hand for row in group)
-        own_completion = max(len(rows[row].completion_ids) for group in hand for row in group)
-        prompt, completion, size = max(prompt, own_prompt), max(completion, own_completion), size + most
-        if not chunks or size * (prompt + completion) > limit:
+        groups_of_rows = [[rows[row] for row in group] for group in hand]
+        size.add(groups_of_rows)
+        tokens = size.packed if shares else size.padded
+        if not chunks or size.padded > limit or (most_tokens is not None and tokens > most_tokens):
             chunks.append([])
-            prompt, completion, size = own_prompt, own_completion, most
+            size = _ChunkSize(processes)
+            size.add(groups_of_rows)
         if process < len(hand):
             chunks[-1] += hand[process]
     return [tuple(chunk) for chunk in chunks if chunk or keep_empty]

@@ -115,6 +115,24 @@ def test_rows_of_one_prompt_are_dealt_into_one_chunk_if_that_saves_work(monkeypa
     ]
 
 
+@given(QUESTIONS, st.integers(1, 3), st.integers(1, 60))
+def test_a_chunk_has_at_most_the_tokens_that_fit_where_a_shared_prompt_counts_once(questions, processes, most):
+    rows = rows_of(questions)
+    dealt = [deal_chunks(rows, at, processes, keep_empty=True, most_tokens=most) for at in range(processes)]
+    assert len({len(own) for own in dealt}) == 1
+    assert sorted(row for own in dealt for chunk in own for row in chunk) == list(range(len(rows)))
+    for chunk in (chunk for own in dealt for chunk in own):
+        tokens = sum(len(rows[row].completion_ids) for row in chunk)
+        tokens += sum(map(len, {rows[row].prompt_ids for row in chunk}))
+        assert tokens <= most or len(chunk) == 1
+
+
+def test_a_shared_prompt_leaves_room_for_more_rows():
+    rows = rows_of(long_prompts(3))
+    packed = sum(map(len, {row.prompt_ids for row in rows})) + sum(len(row.completion_ids) for row in rows)
+    assert len(deal_chunks(rows, most_tokens=packed)) == 1 < len(deal_chunks(rows, most_tokens=packed - 1))
+
+
 @pytest.fixture
 def scored(monkeypatch):
     """How many positions the head was applied to, of each forward pass."""
