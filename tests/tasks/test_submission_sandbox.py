@@ -102,21 +102,13 @@ def test_without_a_sandbox_nothing_runs():
         pass
 
 
-class Report:
-    """What a sandbox that ran out of the machine's memory reports."""
-
-    def read(self):
-        return json.dumps({"ending": "machine_out_of_memory", "exit_code": 137, "detail": "killed by the kernel"})
-
-
-def test_a_machine_without_memory_is_not_the_submissions_fault(run):
-    with run(ECHO) as inside, pytest.raises(SubmissionSandboxError, match="killed by the kernel"):
-        inside.ask({}, 20)
-        report, inside._report = inside._report, Report()
-        try:
-            raise inside._ending_error()
-        finally:
-            inside._report = report
+def test_a_machine_without_memory_is_not_the_submissions_fault():
+    report = {"ending": "machine_out_of_memory", "exit_code": 137, "detail": "killed by the kernel"}
+    with (
+        SubmissionSandbox(["sh", "-c", f"read job; echo '{json.dumps(report)}'"]).run({}, "driver.py", 20) as inside,
+        pytest.raises(SubmissionSandboxError, match="killed by the kernel"),
+    ):
+        inside.hear(20)
 
 
 def test_a_sandbox_on_another_machine_is_refused_before_anything_runs():
