@@ -15,6 +15,7 @@ from sia_runner.commands.estimate import measure_task
 from sia_runner.config.components import HostedProvider, SlurmComputeConfig
 from sia_runner.config.composition import composed_experiment
 from sia_runner.config.experiment import BudgetConfig, Experiment
+from sia_runner.experiment import verifier_sandbox
 from sia_runner.experiment.context import Components, RunContext
 from sia_runner.experiment.costs import (
     called_models,
@@ -153,6 +154,7 @@ def _check_memory(config: Experiment) -> str:
 
 def _check_sandbox(context: Components) -> str:
     config, box = context.config, context.sandbox
+    verifier_sandbox.check_machine(context)
     box.check(door=config.needs_gateway)
     gaps = box.gaps(door=config.needs_gateway)
     return f"{box.name} works" + (f"; it leaves open: {'; '.join(gaps)}" if gaps else "")

@@ -41,6 +41,13 @@ def check_gpu(config: Experiment, *, here: bool) -> None:
         raise TaskError(f"task={task.name} runs kernels on a CUDA GPU, and this machine has none")
 
 
+def check_machine(context: "Components") -> None:
+    """Raise TaskError where verifying runs programs, and the sandbox is on another machine than the verifier."""
+    if context.task.executes and getattr(context.sandbox, "elsewhere", False):
+        why = "its verifier speaks with programs in the sandbox through pipes, which lead to no other machine"
+        raise TaskError(f"task={context.task.name} with sandbox={context.sandbox.name}: {why}; allowed: a sandbox here")
+
+
 def sandbox_command(context: "Components") -> list[str]:
     """Return the command with which a verifier starts this program (sia_runner/tasks/submission_sandbox.py)."""
     config = context.config.sandbox

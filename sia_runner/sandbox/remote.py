@@ -81,7 +81,7 @@ class Remote(Sandbox):
     confines the harness there: bubblewrap, process, or auto for the stronger one that works.
     """
 
-    name = "remote"
+    name, elsewhere = "remote", True
     where = ""  # how messages name the machine
 
     def __init__(self, python: str, folder: str, backend: str) -> None:

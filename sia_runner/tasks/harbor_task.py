@@ -17,6 +17,7 @@ from sia_runner.tasks.splits import SplitPlan
 from sia_runner.tasks.table import TableTask
 
 _FEWEST_TO_SPLIT = 8  # task folders
+_START_SECONDS = 100.0  # at most, for the sandbox of one question's tests to begin and to end
 
 
 class _ValOnlyPlan(SplitPlan):
@@ -34,6 +35,8 @@ class _ValOnlyPlan(SplitPlan):
 class HarborTask(TableTask):
     """Task folders of Harbor or Terminal-Bench (see sia_runner.tasks.protocol.Task)."""
 
+    _start_seconds = _START_SECONDS
+
     def __init__(self, spec: HarborTaskConfig, split_seed: int, cache: Path) -> None:
         self._harbor = spec
         self._folder = Path(spec.dir).expanduser().resolve()
@@ -48,8 +51,23 @@ class HarborTask(TableTask):
         if not self.has_test:
             few = f"fewer than {_FEWEST_TO_SPLIT} folders"
             say(f"task {self.name}: {few}: candidates are selected on all of them, and none is left for a test")
+        if cut := self._cut_tests():
+            say(cut)
         if self._harbor.runs_submission:
             say(f"task {self.name}: its tests may run what was submitted, which can forge its reward: read the winners")
+
+    def _cut_tests(self) -> str:
+        """Return which tests have less time than their own settings allow them; empty where none has."""
+        facts = (json.loads((self._source / "tests" / f"{unit}.json").read_text()) for unit in self._units.labelled)
+        own = [fact["seconds"] for fact in facts]
+        most = max(len(fold.questions) for purpose in ("select", "test") for fold in self.rounds(purpose))
+        limit = self._harbor.limits.verify
+        share = limit / most
+        cut = [seconds for seconds in own if seconds > share]
+        if not cut:
+            return ""
+        together = f"the tests of {most} questions have task.limits.verify={limit:g} s together, {share:.3g} s each"
+        return f"task {self.name}: {together}; by their own settings {len(cut)} may take up to {max(cut):g} s"
 
     @cached_property
     def _plan(self) -> SplitPlan:

@@ -53,6 +53,7 @@ class TableTask(Task):
 
     has_test = True
     entry = "target_agent.py"
+    _start_seconds = 0.0  # of a question's own program in the sandbox, beyond limits.verify
 
     def __init__(self, spec: task_config.TableTaskConfig, split_seed: int, cache: Path) -> None:
         self._spec, self._seed, self._cache = spec, split_seed, cache
@@ -125,7 +126,8 @@ class TableTask(Task):
         self, submission: Path, keys: ViewKeys, unanswered: OutcomeKind, sandbox_command: Sequence[str] = ()
     ) -> list[Outcome]:
         """Return one outcome per question of the view, or verifier_error for all of them."""
-        rows, failure = run_worker(self._request(submission, keys, sandbox_command), self._spec.limits.verify)
+        request = self._request(submission, keys, sandbox_command)
+        rows, failure = run_worker(request, self._spec.limits.verify + self._start_seconds * len(keys))
         if failure:
             note = f"(the verifier failed: {failure})"
             return [Outcome(unit, OutcomeKind.VERIFIER_ERROR, 0.0, note) for unit in keys.values()]

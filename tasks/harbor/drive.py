@@ -4,10 +4,12 @@ Paths of these three in the tests' texts are changed to where they lie. It impor
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -40,23 +42,36 @@ def lay_out(here: Path, work: Path, moved: Callable[[str], str]) -> None:
             path.write_bytes(moved(text).encode())
 
 
+def is_missing(command: list[str], text: str, path: str) -> bool:
+    """Return whether the command cannot be run here, whatever was submitted. `text`: of test.sh, if there is one."""
+    modules = {command[2].partition(".")[0]} if command[1:2] == ["-m"] and len(command) > 2 else set()
+    words = re.sub(r"(?m)^\s*#.*", "", text) + f"\n{' '.join(command)}\n"
+    modules |= {"pytest"} if re.search(r"(?<![\w./-])pytest\s", words) else set()
+    return not shutil.which(command[0], path=path) or any(importlib.util.find_spec(name) is None for name in modules)
+
+
 def run_tests(command: list[str], work: Path, seconds: float) -> dict[str, object]:
-    """Run the tests in app/; return their exit code, None where they took too long."""
+    """Run the tests in app/; return their exit code (None where they took too long), or that a program is missing."""
     python = work / "bin" / "python"  # a script, as a link to an environment's interpreter would forget its packages
     python.parent.mkdir()
     python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
     python.chmod(0o755)
     (python.parent / "python3").symlink_to("python")
+    pytest = python.parent / "pytest"  # an environment's own is not on PATH
+    pytest.write_text(f'#!/bin/sh\nexec {shlex.quote(str(python))} -m pytest "$@"\n')
+    pytest.chmod(0o755)
     environment = {"PATH": f"{python.parent}:/usr/local/bin:/usr/bin:/bin", "HOME": str(work), "TMPDIR": str(work)}
     environment |= {"LC_ALL": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"}
+    script = work / "tests" / "test.sh"
+    sys.path.append(str(work / "app"))  # as `python -m` does
+    if is_missing(command, script.read_text(errors="replace") if script.is_file() else "", environment["PATH"]):
+        return {"missing": True}
     try:
         done = subprocess.run(
             command, check=False, cwd=work / "app", env=environment, timeout=seconds, stdin=subprocess.DEVNULL
         )
     except subprocess.TimeoutExpired:
         return {"exit_code": None}
-    except OSError as error:
-        return {"exit_code": 127, "problem": str(error)[:200]}
     return {"exit_code": done.returncode}
 
 

@@ -10,6 +10,7 @@ import argparse
 import csv
 import json
 import re
+import shlex
 import sys
 import tarfile
 import tomllib
@@ -54,7 +55,11 @@ def read_task(folder: Path) -> tuple[str, float]:
 def command_of(folder: Path, command: str) -> str:
     """Return the command that runs the tests. Ends where that takes a network."""
     if command:
-        return command
+        try:
+            words = shlex.split(command)
+        except ValueError as error:
+            sys.exit(f"task.command={command}: {error}")
+        return command if words else sys.exit("task.command is empty")
     script = folder / "tests" / "test.sh"
     if not script.is_file():
         sys.exit(f"{folder.name} has no tests/test.sh; say how its tests are run: task.command")
@@ -93,7 +98,10 @@ def main() -> None:
         sys.exit(f"{options.source} has {len(tasks):,} tasks; allowed: {MOST_TASKS:,}")
     rows = []
     for number, folder in enumerate(tasks, 1):
-        instruction, seconds = read_task(folder)
+        try:
+            instruction, seconds = read_task(folder)
+        except Exception as error:  # noqa: BLE001 - whatever a file that is not of this kind makes a parser raise
+            sys.exit(f"{folder.name} cannot be read: {' '.join(str(error).split())[:200] or type(error).__name__}")
         old = (folder / "task.yaml").is_file()  # Terminal-Bench, where everything lies at the top
         hidden = _IMAGE_FILES | (
             {"task.yaml", "solution.sh", "solution.yaml", "solution", "tests", "run-tests.sh"} if old else set()
