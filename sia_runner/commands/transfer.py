@@ -179,11 +179,11 @@ def _known_questions(run: RunDir, own: Experiment, context: RunContext) -> str:
         return ""
     before = RunContext(own, run).task
     before.prepare(lambda _: None)
-    asked = context.task.splits()["test"]
-    known = set(asked) - set(before.splits()["test"])
-    if not known:
+    test = context.task.splits()["test"]
+    others = set(test) - set(before.splits()["test"])
+    if not others:
         return ""
-    why = f"{len(known)} of its {len(asked)} test questions are the run's own train, dev or val"
+    why = f"{len(others)} of its {len(test)} test questions are the run's own train, dev or val"
     return f"task={context.task.name} has other splits of the run's data: {why}; allowed: the run's task.splits"
 
 
