@@ -26,7 +26,7 @@ _IMPORT = "from sia_runner.experiment.verifier_sandbox import main"
 _BOOT = f"import sys; sys.path.insert(0, sys.argv[1]); {_IMPORT}; main(sys.argv[2])"
 _NVIDIA = "/.singularity.d/libs"
 # what sandboxes look for: programs, engines, devices. A verifier's own environment is empty.
-_VARIABLES = ("PATH", "HOME", "TMPDIR", "DOCKER_HOST", "SSH_AUTH_SOCK", "XDG_RUNTIME_DIR", "CUDA_VISIBLE_DEVICES")
+_VARIABLES = ("PATH", "HOME", "TMPDIR", "DOCKER_HOST", "XDG_RUNTIME_DIR", "CUDA_VISIBLE_DEVICES")
 
 
 def check_gpu(config: Experiment, *, here: bool) -> None:

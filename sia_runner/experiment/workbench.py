@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from sia_runner.experiment.context import RunContext
-from sia_runner.experiment.evidence.candidate import CandidateEvidence, choose_failures
+from sia_runner.experiment.evidence.candidate import CandidateEvidence, choose_failures, longest_prediction
 from sia_runner.experiment.execution import (
     describe_failure,
     execute,
@@ -252,6 +252,8 @@ class ProposalWorkbench:
         printed = "" if harness_saw_val_labels(task) else read_tail(site.log, _TRIAL_OUTPUT_BYTES)
         for part in (site.work, site.submission, site.keys, site.trajectories, site.faults):
             remove_tree(part)
+        failures = task.failures(outcomes, _MAX_EXAMPLES)
+        longest = longest_prediction(task, failures)
         score, no_score = score_outcomes(task, outcomes)
         unfair = infrastructure_failure(outcomes) or no_score
         return Trial(
@@ -260,6 +262,6 @@ class ProposalWorkbench:
             seconds=round(execution.ended.seconds, 2),
             failure=execution.failure or unfair,
             outcomes=count_kinds(outcomes),
-            examples=tuple(task.failures(outcomes, _MAX_EXAMPLES)),
+            examples=tuple(failure | {"prediction": failure["prediction"][:longest]} for failure in failures),
             output=strip_control_characters(printed),
         ), not unfair

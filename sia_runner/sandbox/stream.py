@@ -144,12 +144,12 @@ def _list_tree(folder: str, owner: int | None) -> list[tuple[str, os.stat_result
     while folders:
         above = folders.pop()
         try:
-            listed = [(entry, entry.stat(follow_symlinks=False)) for entry in os.scandir(f"{folder}/{above}")]
+            pairs = [(entry, entry.stat(follow_symlinks=False)) for entry in os.scandir(f"{folder}/{above}")]
         except PermissionError:  # a harness took its own right to read it
             if owner is None:
                 raise
             continue
-        for entry, info in sorted(listed, key=lambda pair: pair[0].name):
+        for entry, info in sorted(pairs, key=lambda pair: pair[0].name):
             path = above + entry.name
             foreign = owner is not None and info.st_uid != owner
             if foreign or not (stat.S_ISDIR(info.st_mode) or stat.S_ISREG(info.st_mode)):

@@ -51,23 +51,23 @@ class HarborTask(TableTask):
         if not self.has_test:
             few = f"fewer than {_FEWEST_TO_SPLIT} folders"
             say(f"task {self.name}: {few}: candidates are selected on all of them, and none is left for a test")
-        if cut := self._cut_tests():
-            say(cut)
+        if warning := self._short_of_time():
+            say(warning)
         if self._harbor.runs_submission:
             say(f"task {self.name}: its tests may run what was submitted, which can forge its reward: read the winners")
 
-    def _cut_tests(self) -> str:
+    def _short_of_time(self) -> str:
         """Return which tests have less time than their own settings allow them; empty where none has."""
         facts = (json.loads((self._source / "tests" / f"{unit}.json").read_text()) for unit in self._units.labelled)
         own = [fact["seconds"] for fact in facts]
         most = max(len(fold.questions) for purpose in ("select", "test") for fold in self.rounds(purpose))
         limit = self._harbor.limits.verify
         share = limit / most
-        cut = [seconds for seconds in own if seconds > share]
-        if not cut:
+        above = [seconds for seconds in own if seconds > share]
+        if not above:
             return ""
         together = f"the tests of {most} questions have task.limits.verify={limit:g} s together, {share:.3g} s each"
-        return f"task {self.name}: {together}; by their own settings {len(cut)} may take up to {max(cut):g} s"
+        return f"task {self.name}: {together}; by their own settings {len(above)} may take up to {max(above):g} s"
 
     @cached_property
     def _plan(self) -> SplitPlan:

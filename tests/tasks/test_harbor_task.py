@@ -142,9 +142,7 @@ def test_a_folder_of_terminal_bench_runs_with_a_command(tmp_path):
     ), Dockerfile="FROM x\n", solution_dot_sh="echo secret\n")  # fmt: skip
     task, said = load(folder, tmp_path, command="python /tests/test_outputs.py", runs_submission=True)
     assert not task.has_test and task.splits()["val"] == ["1"]
-    assert any("none is left for a test" in line for line in said) and any(
-        "can forge its reward" in line for line in said
-    )
+    assert all(any(words in line for line in said) for words in ("none is left for a test", "can forge its reward"))
     program = b"import sys\nprint(2 * int(sys.argv[1]))\n"
     (right,) = judged(task, tmp_path, lambda _: {"double.py": program}).values()
     assert (right.kind, right.value) == (OutcomeKind.CORRECT, 1.0)
