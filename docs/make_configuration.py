@@ -161,7 +161,7 @@ def _comments(model: type) -> dict[str, str]:
     comments = {
         token.start[0]: (token.string.lstrip("# "), token.line.lstrip().startswith("#"))
         for token in tokenize.generate_tokens(io.StringIO(source).readline)
-        if token.type == tokenize.COMMENT
+        if token.type == tokenize.COMMENT and not token.string.startswith("# noqa")  # that is for ruff
     }
     meanings = {}
     for node in ast.parse(source).body[0].body:  # type: ignore[attr-defined]  # the class itself

@@ -15,8 +15,10 @@ from sia_runner.commands.estimate import measure_task
 from sia_runner.config.components import HostedProvider, SlurmComputeConfig
 from sia_runner.config.composition import composed_experiment
 from sia_runner.config.experiment import BudgetConfig, Experiment
+from sia_runner.experiment import verifier_sandbox
 from sia_runner.experiment.context import Components, RunContext
 from sia_runner.experiment.costs import (
+    called_models,
     hosted_roles,
     policy_price,
     price_text,
@@ -69,8 +71,7 @@ def run_checks(config: Experiment, runs: Path, *, call: bool) -> Iterator[CheckR
     if config.has_policy and config.target_agent.policy.backend == "tinker":
         yield run_check("service", _check_service, config)
         yield run_check("update", _check_update_price, components)
-    others = [("meta", hosted) for hosted in config.other_meta_providers]
-    for role, hosted in [*hosted_roles(config).items(), *others]:
+    for role, hosted in called_models(config):
         yield run_check(f"{role_name(role)}'s key", _check_key, hosted)
         yield run_check(f"{role_name(role)}'s price", _check_model_price, hosted, config.budget)
         yield run_check(f"{role_name(role)}'s model", _check_model, hosted)
@@ -153,6 +154,7 @@ def _check_memory(config: Experiment) -> str:
 
 def _check_sandbox(context: Components) -> str:
     config, box = context.config, context.sandbox
+    verifier_sandbox.check_machine(context)
     box.check(door=config.needs_gateway)
     gaps = box.gaps(door=config.needs_gateway)
     return f"{box.name} works" + (f"; it leaves open: {'; '.join(gaps)}" if gaps else "")

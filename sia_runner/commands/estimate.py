@@ -15,7 +15,7 @@ from sia_runner.config.experiment import Experiment
 from sia_runner.config.training import allowed_algorithms
 from sia_runner.experiment import costs
 from sia_runner.experiment.context import Components
-from sia_runner.experiment.costs import ASSUMPTIONS, Forecasts, TaskSizes, hosted_roles, role_name
+from sia_runner.experiment.costs import ASSUMPTIONS, Forecasts, TaskSizes, called_models, hosted_roles, role_name
 from sia_runner.experiment.resources import fit_lines, training_of
 from sia_runner.gateway.prices import price_of
 from sia_runner.policy.fit import GB, SEQUENCES, GpuPlan, Memory, ModelShape, Training, model_shape, plan_gpus
@@ -208,8 +208,7 @@ def _assumptions(config: Experiment, sizes: TaskSizes) -> list[str]:
         f"assumed of providers: {three('wait')} s, then {three('speed')} tokens a second; {three('again')} repeats a "
         "call; no discount for cached input",
     ]
-    others = [("meta", hosted) for hosted in config.other_meta_providers]
-    for role, hosted in [*hosted_roles(config).items(), *others]:
+    for role, hosted in called_models(config):
         rates = price_of(hosted)
         who = f"{role_name(role)}: {hosted.model} of provider {hosted.name}"
         unknown = "prices are not known; give provider.prices.input and .output in USD per million tokens"

@@ -78,6 +78,7 @@ def begin_review(context: RunContext, folder: Path) -> None:
     folder.chmod(0o755)  # a harness may run as another user
     if gateway := context.gateway:
         gateway.check()
+    verifier_sandbox.check_machine(context)
     context.sandbox.check(door=context.config.needs_gateway)
 
 

@@ -11,7 +11,8 @@ import shutil
 from argparse import Namespace
 from collections.abc import Sequence
 from contextlib import closing
-from typing import Any
+from dataclasses import asdict
+from pathlib import Path
 
 import yaml
 
@@ -29,7 +30,15 @@ from sia_runner.results.report.runs import Transfer, read_transfers
 from sia_runner.store.generations import harness_called_model
 from sia_runner.store.journal import Journal, JournalReader, find_incumbent, finished_generations
 from sia_runner.store.lease import RunLease
-from sia_runner.store.run_directory import RunDir, RunDirectoryError, remove_tree, sha256_of, write_json, write_text
+from sia_runner.store.run_directory import (
+    RunDir,
+    RunDirectoryError,
+    read_json,
+    remove_tree,
+    sha256_of,
+    write_json,
+    write_text,
+)
 from sia_runner.wire.adapter_files import read_adapter_origin, why_not_this_base
 from sia_runner.wire.grants import BudgetSpent, ProviderDown
 
@@ -47,11 +56,11 @@ def main(options: Namespace) -> int:
         why = "no candidate was accepted" if is_finished else f"it is not finished; continue it with resume={run.path}"
         raise RunDirectoryError(f"{run.path}: {why}")
     config = transfer_config(own, options.overrides)
-    if fault := _why_not(own, config, harness_called_model(generations, run.path) is not False):
+    if fault := _transfer_fault(own, config, harness_called_model(generations, run.path) is not False):
         raise RunDirectoryError(fault)
     numbers = list(dict.fromkeys([best, next(g.n for g in generations if g.val is not None)]))
     folder = RunDir(run.transfers / _digest(config))
-    _carry_out(run, folder, config, numbers, journal.head)
+    _carry_out(run, folder, own, config, numbers, journal.head)
     (row,) = (row for row in read_transfers(run.path) if row.name == folder.path.name)
     _show(row, config)
     return 0
@@ -78,7 +87,7 @@ def transfer_config(own: Experiment, overrides: Sequence[str]) -> Experiment:
         if root not in (*_CHOICES, "budget") or "=" not in text:
             raise RunDirectoryError(f"{text}: nothing that a transfer can change; {_ALLOWED}")
         if not _composes(text, chosen):
-            _set(tree, text)
+            _set_key(tree, text)
     roots = {text.partition("=")[0].partition(".")[0] for text in arguments}
     target = tree["target_agent"]
     if "provider" in roots:
@@ -95,7 +104,8 @@ def _composes(text: str, chosen: set[str]) -> bool:
     return text.startswith("--config-dir") or key in _CHOICES or below or key.startswith("budget.")
 
 
-def _set(tree: Json, text: str) -> None:
+def _set_key(tree: Json, text: str) -> None:
+    """Set an existing key of the stored configuration to the value of an override."""
     key, _, value = text.partition("=")
     *sections, name = key.split(".")
     part = tree
@@ -105,22 +115,30 @@ def _set(tree: Json, text: str) -> None:
         raise RunDirectoryError(
             f"{text}: no such key in the run's configuration; there is: {', '.join(part) or 'none'}"
         )
-    part[name] = yaml.safe_load(value)
+    try:
+        part[name] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise RunDirectoryError(f"{text}: the value is no YAML; quote it") from None
+
+
+# how calls are made, and not what answers them: another value is no reason for another look at the test set
+_CALL_KEYS = {"key", "key_file", "concurrency", "timeout", "attempts", "max_wait_seconds", "cache", "prices"}
 
 
 def _subject(config: Experiment) -> Json:
-    """Return what distinguishes transfers: the task, and what answers a harness's model calls."""
-    model: Any = config.target_agent.policy if config.has_policy else config.target_provider
+    """Return what distinguishes transfers: the task but for its limits, and what answers a harness's model calls."""
+    model = config.target_agent.policy if config.has_policy else config.target_provider
     kind = "policy" if config.has_policy else "model" if config.calls_model else "script"
-    answers = None if kind == "script" else model.model_dump(mode="json")
-    return {"task": config.task.model_dump(mode="json", by_alias=True), "kind": kind, "model": answers}
+    answers = None if kind == "script" else model.model_dump(mode="json", exclude=_CALL_KEYS)
+    task = config.task.model_dump(mode="json", by_alias=True, exclude={"limits", "gate"})
+    return {"task": task, "kind": kind, "model": answers}
 
 
 def _digest(config: Experiment) -> str:
     return hashlib.sha256(json.dumps(_subject(config), sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _why_not(own: Experiment, config: Experiment, called_model: bool) -> str:
+def _transfer_fault(own: Experiment, config: Experiment, called_model: bool) -> str:
     """Return why there is nothing to transfer, as one line; empty if there is."""
     before, after = _subject(own), _subject(config)
     if before == after:
@@ -144,6 +162,7 @@ def _layout_fault(own: Experiment, config: Experiment) -> str:
 
 
 def _label(config: Experiment) -> str:
+    """Return the transfer's name in reports: the task, and what answers model calls."""
     if config.has_policy:
         answers = f"policy {config.target_agent.policy.base}"
     elif config.calls_model:
@@ -154,33 +173,63 @@ def _label(config: Experiment) -> str:
 
 
 class _NotScored(Exception):
-    """A test that failed for a reason that is not the harness's."""
+    """Raised when a test fails for a reason that is not the harness's."""
 
 
-def _carry_out(run: RunDir, folder: RunDir, config: Experiment, numbers: Sequence[int], head: str) -> None:
+def _known_questions(run: RunDir, own: Experiment, context: RunContext) -> str:
+    """Return why the test is none: questions of the run's own data that were not its test. Empty if there are none."""
+    if read_json(run.lock).get("data") != context.task.data_hashes():
+        return ""
+    before = RunContext(own, run).task
+    before.prepare(lambda _: None)
+    test = context.task.splits()["test"]
+    others = set(test) - set(before.splits()["test"])
+    if not others:
+        return ""
+    why = f"{len(others)} of its {len(test)} test questions are the run's own train, dev or val"
+    return f"task={context.task.name} has other splits of the run's data: {why}; allowed: the run's task.splits"
+
+
+def _carry_out(
+    run: RunDir, folder: RunDir, own: Experiment, config: Experiment, numbers: Sequence[int], head: str
+) -> None:
     """Test each candidate that the folder's journal has no result of."""
     folder.path.mkdir(parents=True, exist_ok=True)
     with RunLease(folder.path) as lease, closing(Journal(folder.journal)) as journal:
-        if all(journal.result(f"test/gen_{n}") for n in numbers):
-            return
-        context = RunContext(config, folder)
-        context.record_event = journal.append
-        try:
-            if not context.task.has_test:
-                raise RunDirectoryError(f"task={config.task.name} has no test to transfer to; use a native task")
-            prepare_run(context)
-            if next(journal.of("began"), None) is None:
-                _begin(run, context, journal, numbers, head)
-            for n in numbers:
-                lease.check()
-                journal.once(f"test/gen_{n}", lambda n=n: _tested(context, n))
-        except (ProviderDown, BudgetSpent, SandboxFailed, _NotScored) as error:
-            again = "nothing is recorded of this test: the same command tries it again"
-            raise RunDirectoryError(f"{folder.path}: {error}; {again}") from None
-        finally:
-            context.close_gateway()
-            context.close_servers()
-        journal.append("ended", status="completed", best=numbers[0])
+        if not all(journal.result(f"test/gen_{n}") for n in numbers):
+            _test_all(run, own, RunContext(config, folder), journal, lease, numbers, head)
+        if next(journal.of("ended"), None) is None:
+            journal.append("ended", status="completed", best=numbers[0])
+
+
+def _test_all(
+    run: RunDir,
+    own: Experiment,
+    context: RunContext,
+    journal: Journal,
+    lease: RunLease,
+    numbers: Sequence[int],
+    head: str,
+) -> None:
+    """Prepare the transfer, and test each candidate. Raises RunDirectoryError for a test that could not be made."""
+    context.record_event = journal.append
+    try:
+        if not context.task.has_test:
+            raise RunDirectoryError(f"task={context.task.name} has no test to transfer to; use a native task")
+        prepare_run(context)
+        if fault := _known_questions(run, own, context):
+            raise RunDirectoryError(fault)
+        if next(journal.of("began"), None) is None:
+            _begin(run, context, journal, numbers, head)
+        for n in numbers:
+            lease.check()
+            journal.once(f"test/gen_{n}", lambda n=n: _test(context, n))
+    except (ProviderDown, BudgetSpent, SandboxFailed, _NotScored) as error:
+        again = "nothing is recorded of this test: the same command tries it again"
+        raise RunDirectoryError(f"{context.run.path}: {error}; {again}") from None
+    finally:
+        context.close_gateway()
+        context.close_servers()
 
 
 def _begin(run: RunDir, context: RunContext, journal: Journal, numbers: Sequence[int], head: str) -> None:
@@ -192,7 +241,7 @@ def _begin(run: RunDir, context: RunContext, journal: Journal, numbers: Sequence
         shutil.copytree(run.generation(n).harness, target.harness, symlinks=True)
         if (adapter := run.adapter_of(n)) is None:
             continue
-        reason = _why_not_adapter(context, adapter)
+        reason = _adapter_fault(context, adapter)
         if reason:
             note = f"without the adapter of generation {n}, which {reason}"
         else:
@@ -204,19 +253,18 @@ def _begin(run: RunDir, context: RunContext, journal: Journal, numbers: Sequence
     journal.append("began", transfer_of=run.path.name, label=_label(config), note=note, **hashes)
 
 
-def _why_not_adapter(context: RunContext, adapter: Any) -> str:
+def _adapter_fault(context: RunContext, adapter: Path) -> str:
     """Return why the adapter cannot be carried over; empty if it fits."""
     gateway = context.gateway
     if not context.config.has_policy or gateway is None:
         return "no provider's model takes"
-    from dataclasses import asdict
-
     policy, spec = gateway.policy(), context.config.target_agent.policy
     written = asdict(read_adapter_origin(adapter))
     return why_not_this_base(written, policy.base_id, policy.base_sha256, trust_base=spec.trust_base)
 
 
-def _tested(context: RunContext, n: int) -> Json:
+def _test(context: RunContext, n: int) -> Json:
+    """Test one candidate; return the journal's entry. Raises _NotScored."""
     result = stages.final_test(context, n)
     if result.score is None:
         kinds = ", ".join(f"{count} {kind}" for kind, count in result.outcomes.items())

@@ -50,9 +50,14 @@ def _run_checks(run: RunDir, task_dir: Path | None) -> Iterator[tuple[str, str]]
 
 def _check_transfer(folder: RunDir) -> Iterator[tuple[str, str]]:
     journal = JournalReader(folder.journal)
-    opening = next(journal.of("began"))
-    name, unchanged = f"transfer to {opening['label']}", sha256_of(folder.config) == opening["config_sha256"]
-    yield f"{name}: config.yaml", "" if unchanged else "changed since the transfer began"
+    opening = next(journal.of("began"), None)
+    if opening is None:  # it was cut off before anything was tested
+        return
+    name, unchanged = f"transfer to {opening['label']}", True
+    for path, key in ((folder.config, "config_sha256"), (folder.lock, "lock_sha256")):
+        same = sha256_of(path) == opening[key]
+        yield f"{name}: {path.name}", "" if same else "changed since the transfer began"
+        unchanged = unchanged and same
     if unchanged:
         context = RunContext(stored_config(folder), folder)
         context.task.prepare(lambda _: None)

@@ -113,17 +113,17 @@ class ApptainerConfig(ImageSandboxConfig):
 
 
 class SshConfig(BaseSandboxConfig):
-    """Settings of `ssh`. Paths and names hold only what OpenSSH and a shell take as it stands."""
+    """Settings of `ssh`. Paths and names hold only characters without a meaning for OpenSSH and shells."""
 
     host: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*$")]  # name or address
     user: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]  # who runs harnesses there
     port: Annotated[int, Field(ge=1, le=65535)] = 22
-    identity: Annotated[str, Field(pattern=r"^[\w/.~@ -]+$")] | None = (
-        None  # file of a private key; null: agent, defaults
-    )
+    # file of a private key; null: the agent's keys, or OpenSSH's default files
+    identity: Annotated[str, Field(pattern=r"^[\w/.~@ -]+$")] | None = None
     known_hosts: Annotated[str, Field(pattern=r"^[\w/.~@ -]+$")] = "~/.ssh/known_hosts"  # must hold the host's key
-    python: Annotated[str, Field(pattern=r"^[\w/.+-]+$")] = "python3"  # there: 3.11 or newer
-    folder: Annotated[str, Field(pattern=r"^/[\w/.-]+$", max_length=48)] = "/var/tmp"  # noqa: S108 (there: of the jobs)
+    python: Annotated[str, Field(pattern=r"^[\w/.+-]+$")] = "python3"  # of the host: 3.11 or newer
+    # on the host: each job has a folder of its own in it
+    folder: Annotated[str, Field(pattern=r"^/[\w/.-]+$", max_length=48)] = "/var/tmp"  # noqa: S108
     backend: Literal["bubblewrap", "process", "auto"] = "bubblewrap"  # what confines a harness there
 
     @field_validator("allow_installs")

@@ -333,8 +333,8 @@ class SearchConfig(ConfigSection):
     proposals_per_generation: PositiveInt = 1  # the best of them on dev questions is the generation's candidate
     parallel_candidates: PositiveInt = 1  # each is proposed without the verdicts on the others
     patience: PositiveInt | None = None  # stop after so many generations without an accepted one; null: never
-    # several models of the proposer's provider: each generation takes the one that gained most per dollar so far, with
-    # chance; empty: the provider's own
+    # several models of the proposer's provider: each generation draws one by what its proposals gained per dollar so
+    # far; empty: the provider's own
     proposer_models: list[NonEmptyText] = Field(default_factory=list)
     novelty_weight: NonNegativeFloat = 1.0  # archive: weight of a low number of extensions
     dev_groups: Annotated[int, Field(ge=2)] | None = 4  # pareto: groups of dev questions; null: each question is one

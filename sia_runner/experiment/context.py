@@ -23,7 +23,7 @@ from sia_runner.store.run_directory import RunDir
 from sia_runner.system import cache_dir
 from sia_runner.tasks.protocol import Task
 from sia_runner.tracking.protocol import Tracker
-from sia_runner.wire.grants import Served
+from sia_runner.wire.grants import ModelKey
 
 if TYPE_CHECKING:
     from sia_runner.experiment.servers import RunServers
@@ -172,7 +172,7 @@ class RunContext(Components):
 
     def _open_gateway(self) -> "GatewayService | None":
         config, meta, target = self.config, self.config.meta_provider, self.config.target_provider
-        providers: dict[Served, HostedProvider] = {}
+        providers: dict[ModelKey, HostedProvider] = {}
         if config.proposer_calls_model and isinstance(meta, HostedProvider):
             providers["meta"] = meta
             providers |= {("meta", other.model): other for other in config.other_meta_providers}

@@ -35,7 +35,7 @@ _EQUAL_KEYS = (
 
 @dataclass(frozen=True, slots=True)
 class Spending:
-    """What a run spent in all; `usd` is None where some price is not known."""
+    """The spending of a whole run; `usd` is None where some price is not known."""
 
     usd: float | None
     tokens: int

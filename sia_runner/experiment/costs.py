@@ -343,9 +343,15 @@ def hosted_roles(config: Experiment) -> dict[Role, HostedProvider]:
     return {role: hosted for role in roles if used[role] and isinstance(hosted := providers[role], HostedProvider)}
 
 
+def called_models(config: Experiment) -> list[tuple[Role, HostedProvider]]:
+    """Return each hosted model that the experiment calls, with its role; a proposer may have several."""
+    others: list[tuple[Role, HostedProvider]] = [("meta", hosted) for hosted in config.other_meta_providers]
+    return [*hosted_roles(config).items(), *others]
+
+
 def role_dollars(config: Experiment, case: Forecast, role: Role) -> float | None:
     """Return the dollars that a role spends in one case; None where its prices are unknown."""
-    hosted = hosted_roles(config).get(role)
+    models = [hosted for caller, hosted in called_models(config) if caller == role]
     usage: ModelUse = getattr(case, role)
     if usage.calls and role != "meta" and config.has_policy:
         prices = training_prices(config.target_agent.policy)
@@ -353,9 +359,9 @@ def role_dollars(config: Experiment, case: Forecast, role: Role) -> float | None
             return None
         output = prices.train if role == "learner" else prices.sample
         return (usage.input_tokens * prices.prefill + usage.output_tokens * output) / 1e6
-    if hosted is None or usage.calls == 0:
+    if not models or usage.calls == 0:
         return 0.0
-    rates = [price_of(each) for each in ([hosted, *config.other_meta_providers] if role == "meta" else [hosted])]
+    rates = [price_of(hosted) for hosted in models]
     # priced call by call: long requests may cost more than the same tokens in short ones; of several models the dearest
     tokens = usage.input_tokens // usage.calls, usage.output_tokens // usage.calls
     dollars = [each.cost(*tokens) * usage.calls / PICO for each in rates if each is not None]

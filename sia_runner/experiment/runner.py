@@ -251,6 +251,7 @@ def prepare_run(context: RunContext) -> None:
         list(fit_lines(config))
     context.compute.check(job_kinds(config))
     verifier_sandbox.check_gpu(config, here=not context.compute.apart)
+    verifier_sandbox.check_machine(context)
     context.task.prepare(lambda text: print(text, flush=True))
     if config.trainer.kind != "none":
         task, units = context.task, context.task.splits()["rollout"]

@@ -26,7 +26,7 @@ _IMPORT = "from sia_runner.experiment.verifier_sandbox import main"
 _BOOT = f"import sys; sys.path.insert(0, sys.argv[1]); {_IMPORT}; main(sys.argv[2])"
 _NVIDIA = "/.singularity.d/libs"
 # what sandboxes look for: programs, engines, devices. A verifier's own environment is empty.
-_VARIABLES = ("PATH", "HOME", "TMPDIR", "DOCKER_HOST", "SSH_AUTH_SOCK", "XDG_RUNTIME_DIR", "CUDA_VISIBLE_DEVICES")
+_VARIABLES = ("PATH", "HOME", "TMPDIR", "DOCKER_HOST", "XDG_RUNTIME_DIR", "CUDA_VISIBLE_DEVICES")
 
 
 def check_gpu(config: Experiment, *, here: bool) -> None:
@@ -39,6 +39,13 @@ def check_gpu(config: Experiment, *, here: bool) -> None:
         raise TaskError(f"task={task.name} runs kernels on a GPU, and sandbox={box.name} shows none; {allowed}")
     if here and not Path("/dev/nvidiactl").exists():
         raise TaskError(f"task={task.name} runs kernels on a CUDA GPU, and this machine has none")
+
+
+def check_machine(context: "Components") -> None:
+    """Raise TaskError where verifying runs programs, and the sandbox is on another machine than the verifier."""
+    if context.task.executes and getattr(context.sandbox, "elsewhere", False):
+        why = "its verifier speaks with programs in the sandbox through pipes, which lead to no other machine"
+        raise TaskError(f"task={context.task.name} with sandbox={context.sandbox.name}: {why}; allowed: a sandbox here")
 
 
 def sandbox_command(context: "Components") -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from sia_runner.experiment.context import RunContext
-from sia_runner.experiment.evidence.candidate import CandidateEvidence, choose_failures
+from sia_runner.experiment.evidence.candidate import CandidateEvidence, choose_failures, longest_prediction
 from sia_runner.experiment.execution import (
     describe_failure,
     execute,
@@ -77,23 +77,23 @@ def _proposer_gateway(context: RunContext) -> "GatewayService":
     return context.gateway
 
 
-class ServiceDesk:
-    """Carries out what a guest asks of its host, one request after another. On exit the one under way is waited for."""
+class ServiceQueue:
+    """Carries out what a guest asks of its host, one request after another; on exit it waits for the one under way."""
 
     def __init__(self, services: Services) -> None:
         self._services, self._worker = services, ThreadPoolExecutor(1, thread_name_prefix="guest")
 
     def submit(self, name: str, body: Json) -> Future[Json]:
-        """Queue a request. The future raises what the service raises; it is cancelled where the desk closes first."""
-        refused = Future[Json]()
+        """Queue a request. The future raises what the service raises; it is cancelled where the queue closes first."""
+        answer = Future[Json]()
         if name not in self._services:
-            refused.set_result({"error": f"there is no service of that name; there are: {', '.join(self._services)}"})
-            return refused
+            answer.set_result({"error": f"there is no service of that name; there are: {', '.join(self._services)}"})
+            return answer
         try:
             return self._worker.submit(self._services[name], body)
         except RuntimeError:
-            refused.set_result({"error": "the proposal has ended"})
-            return refused
+            answer.set_result({"error": "the proposal has ended"})
+            return answer
 
     def __enter__(self) -> Self:
         return self
@@ -146,7 +146,7 @@ class ProposalWorkbench:
             minutes={algorithm: cost["minutes"] for algorithm, cost in prospect.cost.items()},
         )
 
-    def look_back(self, n: int) -> EarlierCandidate:
+    def earlier_candidate(self, n: int) -> EarlierCandidate:
         """Return the harness of an earlier candidate, and dev questions that it failed."""
         context, generation = self._context, self._context.run.generation(n)
         files = read_harness(generation.harness) if generation.harness.is_dir() else {}
@@ -181,8 +181,8 @@ class ProposalWorkbench:
         for name, text in harness.items():  # the entry program may be missing: then the guest has to write it
             (harness_folder / name).parent.mkdir(parents=True, exist_ok=True)
             (harness_folder / name).write_text(text, encoding="utf-8")
-        desk = ServiceDesk(services or {})
-        with gateway.open_session(self._grant(calls), "".join(program.values()), desk.submit) as session, desk:
+        queue = ServiceQueue(services or {})
+        with gateway.open_session(self._grant(calls), "".join(program.values()), queue.submit) as session, queue:
             limits, door = context.sandbox_limits(seconds), session.door
             job = SandboxJob(guest, entry, data=inputs, work=site.work, log=site.log, limits=limits, door=door)
             ending = context.sandbox.run(job)
@@ -252,6 +252,8 @@ class ProposalWorkbench:
         printed = "" if harness_saw_val_labels(task) else read_tail(site.log, _TRIAL_OUTPUT_BYTES)
         for part in (site.work, site.submission, site.keys, site.trajectories, site.faults):
             remove_tree(part)
+        failures = task.failures(outcomes, _MAX_EXAMPLES)
+        longest = longest_prediction(task, failures)
         score, no_score = score_outcomes(task, outcomes)
         unfair = infrastructure_failure(outcomes) or no_score
         return Trial(
@@ -260,6 +262,6 @@ class ProposalWorkbench:
             seconds=round(execution.ended.seconds, 2),
             failure=execution.failure or unfair,
             outcomes=count_kinds(outcomes),
-            examples=tuple(task.failures(outcomes, _MAX_EXAMPLES)),
+            examples=tuple(failure | {"prediction": failure["prediction"][:longest]} for failure in failures),
             output=strip_control_characters(printed),
         ), not unfair

@@ -21,7 +21,7 @@ from sia_runner.gateway.http_client import HttpClient, body_pieces, read_error
 from sia_runner.records import SampledCall
 from sia_runner.wire.dialects import DIALECTS, OpenAIChat, check_is_stream
 from sia_runner.wire.failures import TRANSIENT_KINDS, CallError
-from sia_runner.wire.grants import Served
+from sia_runner.wire.grants import ModelKey
 from sia_runner.wire.providers import ANTHROPIC_VERSION, auth_headers, key_of, redact
 from sia_runner.wire.requests import AnswerSummary, Api, ModelRequest, SseSplitter, dumps, loads, short_text, sse_event
 
@@ -309,7 +309,7 @@ class ServedPolicy(Protocol):
 
     @property
     def interruptions(self) -> int:
-        """How often a request had to wait, or to be sent again, because a server of the run ended."""
+        """The number of times that a request had to wait, or to be sent again, because a server of the run ended."""
         ...
 
     def check(self) -> None:
@@ -370,11 +370,11 @@ class Endpoint:
         return failed
 
 
-def build_endpoints(providers: Mapping[Served, HostedProvider], client: HttpClient) -> dict[Served, Endpoint]:
+def build_endpoints(providers: Mapping[ModelKey, HostedProvider], client: HttpClient) -> dict[ModelKey, Endpoint]:
     """Return each model's endpoint. Raises ModelsError where a key is missing."""
     shared: dict[tuple[str | None, ...], tuple[asyncio.Semaphore, CircuitBreaker]] = {}
-    result: dict[Served, Endpoint] = {}
-    for served, hosted in providers.items():
+    result: dict[ModelKey, Endpoint] = {}
+    for model_key, hosted in providers.items():
         identity = (hosted.base_url, hosted.litellm, hosted.key, hosted.key_file)
         own = (asyncio.Semaphore(hosted.concurrency), CircuitBreaker(hosted.name))
         slots, breaker = shared.setdefault(identity, own)
@@ -383,7 +383,7 @@ def build_endpoints(providers: Mapping[Served, HostedProvider], client: HttpClie
         backends: dict[Api, Backend] = {api: LitellmBackend(hosted, key, client) for api in DIALECTS}
         if hosted.api != "litellm":
             backends[hosted.api] = PassThroughBackend(hosted, hosted.api, key, client)
-        result[served] = Endpoint(hosted, secrets, slots, breaker, backends)
+        result[model_key] = Endpoint(hosted, secrets, slots, breaker, backends)
     return result
 
 

@@ -28,7 +28,7 @@ from sia_runner.gateway.ledger_files import (
 )
 from sia_runner.gateway.prices import PICO, Rates
 from sia_runner.records import Usage
-from sia_runner.wire.grants import BudgetFullyReserved, BudgetSpent, Grant, ModelsError, Scope, Served
+from sia_runner.wire.grants import BudgetFullyReserved, BudgetSpent, Grant, ModelKey, ModelsError, Scope
 
 _POLL = 0.5  # seconds until calls that wait for another process's allowance ask again
 
@@ -95,7 +95,7 @@ class RunLedger:
         self,
         folder: Path,
         budget: BudgetConfig,
-        rates: Mapping[Served, Rates | None],
+        rates: Mapping[ModelKey, Rates | None],
         *,
         share: float = 1.0,
         held_back: Callable[[], Usage] | None = None,
@@ -118,7 +118,7 @@ class RunLedger:
 
         Raises BudgetSpent, or BudgetFullyReserved, or ModelsError where a price is needed and not known.
         """
-        rates = self._rates.get(grant.served)
+        rates = self._rates.get(grant.model_key)
         if rates is None and "usd" in self._run_limits | self._generation_limits:
             why = "are not known, so budget.usd cannot be enforced"
             raise ModelsError(f"prices of the {grant.role} role's model {why}")

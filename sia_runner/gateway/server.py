@@ -22,7 +22,7 @@ from sia_runner.gateway.session import AnswerCache, GatewaySession, HostService
 from sia_runner.records import GatewayAddress
 from sia_runner.wire.dialects import DIALECTS
 from sia_runner.wire.failures import CallError, FailureKind
-from sia_runner.wire.grants import Grant, Served
+from sia_runner.wire.grants import Grant, ModelKey
 from sia_runner.wire.requests import Api, Body, bad_request, dumps, estimate_tokens, short_text, sse_event
 
 _SERVED_TEXT = "POST /v1/chat/completions, POST /v1/messages, POST /v1/messages/count_tokens and GET /v1/models"
@@ -114,7 +114,7 @@ def _json_response(data: Any, status: int = 200, headers: Mapping[str, str] | No
 class GatewayServer:
     """Serves sessions on one socket; the token tells them apart. Lives on one event loop."""
 
-    def __init__(self, endpoints: Mapping[Served, Endpoint], call_runner: CallRunner, cache: Path) -> None:
+    def __init__(self, endpoints: Mapping[ModelKey, Endpoint], call_runner: CallRunner, cache: Path) -> None:
         self._endpoints, self._call_runner, self._cache = endpoints, call_runner, cache
         # for this process's calls: two equal first requests of proposals are two samples
         self._own_cache = AnswerCache(cache)
@@ -150,7 +150,7 @@ class GatewayServer:
             **dict.fromkeys(("OPENAI_BASE_URL", "OPENAI_API_BASE"), "{url}/v1"),
             **dict.fromkeys(("ANTHROPIC_BASE_URL", "ANTHROPIC_API_BASE"), "{url}"),
             **dict.fromkeys(("OPENAI_API_KEY", "ANTHROPIC_API_KEY"), token),
-            "SIA_MODEL": self._endpoints[grant.served].hosted.model,
+            "SIA_MODEL": self._endpoints[grant.model_key].hosted.model,
             "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # the sandbox has no network to fetch another one
         }
         session = self._sessions[token] = self._new_session(grant, env, AnswerCache(self._cache), service)
@@ -169,7 +169,7 @@ class GatewayServer:
     ) -> GatewaySession:
         if grant.trajectories is not None:
             grant.trajectories.parent.mkdir(parents=True, exist_ok=True)
-        cached = self._endpoints[grant.served].hosted.cache and grant.sample is None
+        cached = self._endpoints[grant.model_key].hosted.cache and grant.sample is None
         return GatewaySession(grant, GatewayAddress(self._socket, env), cache if cached else None, service)
 
     def _accept(self) -> asyncio.BaseProtocol:
@@ -192,7 +192,7 @@ class GatewayServer:
             return await self._serve(request, path, api, session)
 
     async def _serve(self, request: web.Request, path: str, api: Api, session: GatewaySession) -> web.StreamResponse:
-        endpoint = self._endpoints[session.grant.served]
+        endpoint = self._endpoints[session.grant.model_key]
         if request.method == "GET" and (path == "/models" or path.startswith("/models/")):
             return _models_response(api, endpoint.hosted, path.removeprefix("/models").removeprefix("/"))
         if request.method != "POST" or path not in (*_API_BY_PATH, _COUNT_PATH):

@@ -14,7 +14,7 @@ from sia_runner.config.experiment import BudgetConfig
 from sia_runner.gateway.ledger import RunLedger
 from sia_runner.gateway.prices import Rates, price_of
 from sia_runner.records import ModelReply, Usage
-from sia_runner.wire.grants import BudgetFullyReserved, BudgetSpent, Grant, ModelsError, ProviderDown, Served
+from sia_runner.wire.grants import BudgetFullyReserved, BudgetSpent, Grant, ModelKey, ModelsError, ProviderDown
 from sia_runner.wire.providers import EndpointProbe, key_of
 from sia_runner.wire.requests import Objects
 
@@ -28,7 +28,7 @@ _BUDGET_POLL = 0.5  # seconds until a training call asks for budget again
 _Result = TypeVar("_Result")
 
 
-def check_providers(providers: Mapping[Served, HostedProvider], budget: BudgetConfig) -> None:
+def check_providers(providers: Mapping[ModelKey, HostedProvider], budget: BudgetConfig) -> None:
     """Check the providers of all roles side by side, each endpoint once. Raises ModelsError."""
     check_installed()
     for hosted in providers.values():
@@ -61,7 +61,7 @@ class GatewayService:
 
     def __init__(
         self,
-        providers: Mapping[Served, HostedProvider],
+        providers: Mapping[ModelKey, HostedProvider],
         folder: Path,
         budget: BudgetConfig,
         cache: Path,
@@ -72,7 +72,7 @@ class GatewayService:
     ) -> None:
         """Build the ledger; `policy` is the target's model where its weights can be trained."""
         self._providers, self._budget, self._cache, self._policy = dict(providers), budget, cache, policy
-        rates: dict[Served, Rates | None] = {served: price_of(hosted) for served, hosted in providers.items()}
+        rates: dict[ModelKey, Rates | None] = {key: price_of(hosted) for key, hosted in providers.items()}
         if policy is not None:
             rates["target"], rates["learner"] = price_of(policy.hosted), _rates_of_training(policy)
         self.ledger = RunLedger(folder, budget, rates, share=share, held_back=held_back)
@@ -98,7 +98,7 @@ class GatewayService:
         `service` answers what the sandbox posts to /sia/NAME.
         """
         running = self._running_loop(grant)
-        for api, backend in self._endpoints[grant.served].backends.items():
+        for api, backend in self._endpoints[grant.model_key].backends.items():
             if api in code.lower():
                 try:
                     running.run(backend.ready())
@@ -118,7 +118,7 @@ class GatewayService:
         Raises ProviderDown, BudgetSpent, and ModelsError for a request that the provider calls invalid.
         """
         running = self._running_loop(grant)
-        endpoint, session = self._endpoints[grant.served], self._server.own_session(grant)
+        endpoint, session = self._endpoints[grant.model_key], self._server.own_session(grant)
         return running.run(self._call_runner.chat(session, endpoint, messages, tools, settings))
 
     def policy(self) -> Any:
@@ -132,7 +132,7 @@ class GatewayService:
 
     @property
     def interruptions(self) -> int:
-        """How often a request to the policy had to wait because a server of the run ended."""
+        """The number of times that a request to the policy had to wait because a server of the run ended."""
         return 0 if self._policy is None else self._policy.interruptions
 
     @contextmanager
@@ -195,7 +195,7 @@ class GatewayService:
                     running.stop()
                     raise
                 self._running = running
-            if grant.served not in self._endpoints:
+            if grant.model_key not in self._endpoints:
                 raise ModelsError(f"no provider is configured for the {grant.role} role")
             return self._running
 

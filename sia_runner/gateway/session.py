@@ -156,7 +156,7 @@ class GatewaySession:
         self._words: dict[OutcomeKind, str] = {}
         self._failures: set[tuple[OutcomeKind, str]] = set()  # kinds and messages, without their numbers
         self._seconds: dict[bool, list[float]] = {True: [], False: []}  # of calls answered, and not waited for
-        self._trouble: Exception | None = None
+        self._trouble: BaseException | None = None
         self._turns: Counter[str | None] = Counter()
         # a policy's answers by question, in the order of finishing, where the grant has no file for them
         self.sampled: defaultdict[str, list[SampledCall]] = defaultdict(list)
@@ -196,7 +196,7 @@ class GatewaySession:
         alike = len(self._failures) == 1 and not self._seconds[True]
         return self._words.get(OutcomeKind.REFUSED, "") if alike else ""
 
-    def trouble(self) -> Exception | None:
+    def trouble(self) -> BaseException | None:
         """Return the ProviderDown or run-wide BudgetSpent that made calls fail, or what a service raised; else None."""
         return self._trouble
 
@@ -206,7 +206,7 @@ class GatewaySession:
             return None
         try:
             return await asyncio.wrap_future(self._service(name, body))
-        except Exception as error:  # noqa: BLE001 - raised again by whoever opened the session
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - raised again by whoever opened the session
             self._trouble = self._trouble or error
             return {"error": "the runner cannot go on with this proposal: end your work"}
 

@@ -130,7 +130,7 @@ class PolicyBackend:
 
     @property
     def interruptions(self) -> int:
-        """How often a request had to wait, or to be sent again, because a server of the run ended."""
+        """The number of times that a request had to wait, or to be sent again, because a server of the run ended."""
         return getattr(self._service, "interruptions", 0)  # a policy in this process, or of the user's own, has none
 
     def close(self) -> None:

@@ -81,7 +81,7 @@ def load_base(base: str, device: str, dtype: str) -> LoadedBase:
 
 @dataclass(frozen=True, slots=True)
 class TextLimits:
-    """What a base's files say of its texts: `context` in tokens, `vocabulary` and the tokens that end an answer."""
+    """The text limits that a base's files state: `context` in tokens, `vocabulary`, and tokens that end an answer."""
 
     context: int
     vocabulary: int

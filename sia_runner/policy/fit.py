@@ -106,7 +106,7 @@ class ModelShape:
 
     @property
     def parameters(self) -> int:
-        """All parameters."""
+        """The number of all parameters."""
         return self.layers * self.layer_parameters + self.outer_parameters
 
     @property
@@ -229,7 +229,7 @@ def _weight_file_bytes(folder: Path) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """What an update does, as far as its memory follows from it."""
+    """The settings of an update that determine its memory."""
 
     lora: LoraSettings
     max_length: int = 4096  # tokens of prompt and completion together
@@ -355,7 +355,7 @@ def server_gpus(
 
 @dataclass(frozen=True, slots=True)
 class GpuPlan:
-    """How a number of GPUs is used: `train` of them hold the base's shards, the others are servers of `each`."""
+    """A division of GPUs: `train` of them hold the base's shards, the others are servers of `each`."""
 
     train: int
     servers: int  # 0: the process that trains answers too
@@ -365,7 +365,7 @@ class GpuPlan:
 
     @property
     def serve(self) -> int:
-        """GPUs that only serve."""
+        """The number of GPUs that only serve."""
         return self.servers * self.each
 
 

@@ -249,7 +249,7 @@ class ValueHead(nn.Linear):
 
 @dataclass(frozen=True, slots=True)
 class ChunkOutput:
-    """What a model says of one chunk: (rows, tokens), 0 on padding, with gradients."""
+    """A model's results for one chunk: (rows, tokens), 0 on padding, with gradients."""
 
     logprob_bt: Tensor
     entropy_bt: Tensor

@@ -126,7 +126,7 @@ class RequestForwarder:
 
     @property
     def interruptions(self) -> int:
-        """How often a request had to wait, or to be sent again, because a server ended."""
+        """The number of times that a request had to wait, or to be sent again, because a server of the run ended."""
         return self._servers.interruptions if self._servers else 0
 
     def start(self) -> RemotePolicy:

@@ -38,7 +38,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """What readers know of the servers."""
+    """The servers, as their readers know them."""
 
     keeper: str = ""  # tells who keeps the servers from who did so before
     key: str = field(default="", repr=False)
@@ -82,12 +82,12 @@ class ServerKeeper:
 
     @property
     def keeper(self) -> str:
-        """What tells this process of servers from others in the file."""
+        """The id by which the file tells this keeper of servers from others."""
         return self._addresses.keeper
 
     @property
     def failure(self) -> str:
-        """Why none of the servers will answer any more; else empty."""
+        """The reason why no server will answer any more; else empty."""
         return self._addresses.failure
 
     def start(self) -> None:

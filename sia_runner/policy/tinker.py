@@ -29,7 +29,7 @@ class TinkerPolicy(RemotePolicy):
 
     @property
     def charge(self) -> TrainingCharge:
-        """What reserves the tokens of training calls in the ledger."""
+        """The function that reserves the tokens of training calls in the ledger."""
         return self.served.charge
 
     @charge.setter

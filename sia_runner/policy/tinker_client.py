@@ -43,7 +43,7 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, slots=True)
 class ModelSettings:
-    """What is trained on a base: the shape of the adapter."""
+    """The shape of the adapter that is trained on a base."""
 
     base: str
     rank: int
@@ -323,7 +323,7 @@ class TinkerModel:
 
 
 class TinkerSampling:
-    """What samples from one version of the weights.
+    """The sampler of one version of the weights.
 
     A server may answer an older one with newer weights, or load the older weights into the model under training when it
     is asked: never ask one after the model's next step.

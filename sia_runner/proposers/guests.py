@@ -22,6 +22,7 @@ from sia_runner.text import one_line, strip_control_characters
 _PROGRAMS = Path(__file__).parent / "guest_programs"
 
 _ANSWER_BYTES = 24 * 1024  # bytes of the answer to one trial
+_FAILURES_SHOWN = 200  # dev failures of an earlier candidate
 LAST_MESSAGE_FILE = ".proposal.json"  # guest_programs/workspace.py writes it into the harness's folder
 _MESSAGE_CHARACTERS, _TITLE_CHARACTERS, _REASON_CHARACTERS = 256 * 1024, 100, 6000  # characters that are read or kept
 
@@ -78,11 +79,8 @@ def _installed(module: str) -> bool:
         return False
 
 
-_FAILURES_SHOWN = 200  # dev failures of an earlier candidate
-
-
 class GuestServices:
-    """What a guest may have its host do: the tools of `llm` that need the host, within the same limits.
+    """Serves a guest with the tools of `llm` that need the host, within the same limits.
 
     What a guest sends is checked as a model's tool calls are.
     """
@@ -110,10 +108,9 @@ class GuestServices:
         """Return files and dev failures of the earlier candidate of ``{"generation": n}``."""
         n, numbers = body.get("generation"), [past.n for past in self._brief.history]
         if self._brief.first or type(n) is not int or n not in numbers:
-            return {
-                "error": f"no earlier generation {str(n)[:20]}; there are: {', '.join(map(str, numbers)) or 'none'}"
-            }
-        candidate = self._workbench.look_back(n)
+            there_are = ", ".join(map(str, numbers)) or "none"
+            return {"error": f"no earlier generation {str(n)[:20]}; there are: {there_are}"}
+        candidate = self._workbench.earlier_candidate(n)
         return {"files": dict(candidate.files), "failures": list(candidate.failures[:_FAILURES_SHOWN])}
 
     def trials_json(self) -> list[Json]:
@@ -186,7 +183,7 @@ class GuestProposer:
             questions=self._questions,
             earlier=not brief.first and bool(brief.history),
         )
-        names = ("main.py", "workspace.py", "bench.py")
+        names = ("main.py", "workspace.py", "ask_host.py")
         sources = {**{name: name for name in names}, "driver.py": f"drive_{self.name}.py"}
         programs = {name: (_PROGRAMS / source).read_text(encoding="utf-8") for name, source in sources.items()}
         return {**programs, "prompt.md": prompt, "settings.json": json.dumps({"turns": self._turns})}

@@ -21,9 +21,9 @@ from sia_runner.proposers.prompting import describe_parent, render_prompt, table
 from sia_runner.proposers.protocol import Brief, Message, ProposerContext, Workbench
 from sia_runner.records import Lever, ModelReply, Proposal, Status, ToolCall, Usage
 
-_CELL = 200  # characters
-_PASTS = 20  # newest generations shown
-_FILES = 60  # names shown
+_CELL_CHARACTERS = 200
+_NEWEST_GENERATIONS = 20  # that the prompt shows
+_MOST_NAMES = 60  # of files that the prompt shows
 _NOTE_CHARACTERS = 500  # characters of a text kept for later generations
 _TOOL_ANSWER_BYTES = 24 * 1024  # bytes of one tool's answer, where the context is large
 
@@ -240,25 +240,25 @@ def _task_prompt(context: ProposerContext, brief: Brief, workspace: ProposalWork
     `limit` is the bytes of a whole request; each long text takes a share of it.
     """
     paths = sorted((f"- `{path}`" for path in workspace.under("")), key=lambda path: path.count("/"))  # top first
-    more = [f"- and {len(paths) - _FILES} more"] if len(paths) > _FILES else []
+    more = [f"- and {len(paths) - _MOST_NAMES} more"] if len(paths) > _MOST_NAMES else []
     description = context.description or workspace.evidence.get("task.md", "")
     values = task_facts(context, brief) | {
         "description": clip_text(description.strip(), limit // 8),
-        "files": clip_text("\n".join(paths[:_FILES] + more), limit // 8),
+        "files": clip_text("\n".join(paths[:_MOST_NAMES] + more), limit // 8),
     }
     if workspace.first:
         return render_prompt("llm/first.md.j2", **values)
     history = [
         {
             "n": past.n,
-            "title": table_cell(past.title, _CELL),
+            "title": table_cell(past.title, _CELL_CHARACTERS),
             "status": past.status,
             "tried": ", ".join(
                 f"{trial['value']:.3g} ({trial['n']} questions)" for trial in (past.notes.get("trials") or [])[-8:]
             ),
-            "expected": table_cell(past.notes.get("expected_effect", ""), _CELL),
+            "expected": table_cell(past.notes.get("expected_effect", ""), _CELL_CHARACTERS),
         }
-        for past in brief.history[-_PASTS:]
+        for past in brief.history[-_NEWEST_GENERATIONS:]
         if past.notes
     ]
     while history and len(str(history).encode(errors="replace")) > limit // 8:
@@ -290,5 +290,5 @@ def _improvement_text(brief: Brief, workspace: ProposalWorkspace, submission: Su
         changes=[f"`{name}`: {kind}" for kind, names in changes.items() for name in sorted(names)],
         tried=workspace.tried,
         draft_digest=digest_of_files(after),
-        cell_length=_CELL,
+        cell_length=_CELL_CHARACTERS,
     )

@@ -120,7 +120,7 @@ class OpenCandidate(Tool):
         if self.generation not in workspace.candidates:
             numbers = ", ".join(map(str, workspace.candidates))
             raise ToolRefused(f"there is no earlier generation {self.generation}; there are: {numbers}")
-        candidate = workspace.workbench.look_back(self.generation)
+        candidate = workspace.workbench.earlier_candidate(self.generation)
         folder = f"candidates/gen_{self.generation}"
         lines = [json.dumps(failure, ensure_ascii=False, default=str) for failure in candidate.failures]
         files = {f"{folder}/harness/{name}": text for name, text in candidate.files.items()}

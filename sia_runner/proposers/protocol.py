@@ -101,7 +101,7 @@ class Workbench(Protocol):
         """
         ...
 
-    def look_back(self, n: int) -> "EarlierCandidate":
+    def earlier_candidate(self, n: int) -> EarlierCandidate:
         """Return the harness of an earlier candidate, and dev questions that it failed."""
         ...
 

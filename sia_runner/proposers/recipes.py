@@ -127,7 +127,8 @@ class Recipes:
             anchor = memory.variant(max(sorted(merits), key=lambda key: merits[key]))
         recipes, count = list(space.recipes.values()), self._trials
         around = neighbours(space.recipes[anchor.recipe], anchor, rng, memory.rejections) if anchor else iter(())
-        merges = crossed(anchor, partner, rng) if anchor and partner and anchor.recipe == partner.recipe else iter(())
+        same_recipe = anchor and partner and anchor.recipe == partner.recipe
+        merges = crossovers(anchor, partner, rng) if anchor and partner and same_recipe else iter(())
         sources = [
             (islice(merges, _DRAWS * count), (count + 1) // 2),
             (islice(around, _DRAWS * count), (count + 1) // 2),
@@ -175,7 +176,7 @@ def neighbours(recipe: Recipe, anchor: Variant, rng: Random, rejections: int) ->
         yield Variant(recipe.name, {**anchor.constants, **changed})
 
 
-def crossed(first: Variant, second: Variant, rng: Random) -> Iterator[Variant]:
+def crossovers(first: Variant, second: Variant, rng: Random) -> Iterator[Variant]:
     """Yield endless variants whose constants are those of either of two variants of one recipe."""
     while True:
         yield Variant(first.recipe, {name: rng.choice((first, second)).constants[name] for name in first.constants})

@@ -1,9 +1,9 @@
-"""The far end of a sandbox on another machine: take a job's files, run it in a sandbox of ours, send back what is left.
+"""The far end of a sandbox on another machine: it receives a job's files, runs it in a sandbox and returns its work.
 
 `remote` starts it on the host with a copy of what it imports, standard library only, so that the host needs Python and
-bubblewrap and no installation. It lives as long as the runner is heard: when standard input ends, or stays silent for
-`SILENCE` seconds, it ends the harness, removes its folder and exits. If it is killed itself, the sandbox's supervisor
-ends the harness, and the next job removes the folder.
+bubblewrap and no installation. It lives as long as it hears the runner: when standard input ends, or stays silent for
+`MAX_SILENCE` seconds, it ends the harness, removes its folder and exits. If it is killed itself, the sandbox's
+supervisor ends the harness, and the next job removes the folder.
 """
 
 import contextlib
@@ -15,20 +15,20 @@ import socket
 import subprocess
 import threading
 import time
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sia_runner.records import GatewayAddress
 from sia_runner.sandbox.protocol import Ending, Sandbox, SandboxError, SandboxJob, SandboxLimits, SandboxResult
 from sia_runner.sandbox.stream import (
-    BEAT,
     BEGIN,
-    SILENCE,
+    HEARTBEAT,
+    MAX_SILENCE,
     Frames,
     LinkLost,
     StreamFault,
-    TooMuch,
+    TreeTooLarge,
     parse_json,
     receive_tree,
     send_tree,
@@ -36,14 +36,30 @@ from sia_runner.sandbox.stream import (
 
 PREFIX = "sia-job-"  # of the folders of jobs
 SOCKET_PREFIX = "sia-gateway-"  # of forwarded sockets, until a job has taken its own
-_FORGOTTEN = 600.0  # seconds after which a folder without a lock belongs to nobody
-_LAST = 120.0  # seconds for cleaning up
-_UPLOAD = 1 << 40  # bytes: the runner is trusted here, and the disk sets the limit
+_STALE_AGE = 600.0  # seconds after which a folder without a lock belongs to nobody
+_CLEANUP = 120.0  # seconds at most
+_MAX_UPLOAD = 1 << 40  # bytes: the runner is trusted here, and the disk sets the limit
 BACKENDS = ("bubblewrap", "process", "auto")
 
 
+@dataclass(frozen=True, slots=True)
+class HostDescription:
+    """A host as it describes itself to the runner."""
+
+    backend: str  # the sandbox that confines harnesses there
+    python: str
+    system: str
+    gaps: list[str]  # one sentence each
+
+    @staticmethod
+    def of(sandbox: Sandbox, *, door: bool) -> "HostDescription":
+        """Return the description of this machine."""
+        system = f"{platform.system()} {platform.release()} {platform.machine()}"
+        return HostDescription(sandbox.name, platform.python_version(), system, sandbox.gaps(door=door))
+
+
 class _Stopped(BaseException):
-    """The runner has gone, or a signal came."""
+    """Ends the job: the runner has gone, or a signal came."""
 
 
 def main(home: str) -> None:
@@ -73,7 +89,7 @@ def main(home: str) -> None:
 def _answer(frames: Frames, home: str) -> None:
     try:
         _lock(home)
-        _sweep(os.path.dirname(home))
+        _remove_stale(os.path.dirname(home))
         frames.send_raw(BEGIN)
         _serve(frames, home)
     except (SandboxError, StreamFault, OSError) as error:
@@ -91,7 +107,7 @@ def _lock(home: str) -> None:
     os.rename(f"{home}/locking", f"{home}/lock")
 
 
-def _sweep(folder: str) -> None:
+def _remove_stale(folder: str) -> None:
     """Remove what jobs of this user left whose far end was killed or whose machine went down."""
     for entry in os.scandir(folder):
         with contextlib.suppress(OSError):
@@ -99,7 +115,7 @@ def _sweep(folder: str) -> None:
             if info.st_uid != os.geteuid():
                 continue
             if entry.name.startswith(PREFIX) and entry.is_dir(follow_symlinks=False):
-                if _is_forgotten(entry.path, info.st_mtime):
+                if _is_stale(entry.path, info.st_mtime):
                     _remove(entry.path)
             elif entry.name.startswith(SOCKET_PREFIX):
                 with socket.socket(socket.AF_UNIX) as probe:
@@ -110,11 +126,11 @@ def _sweep(folder: str) -> None:
                         os.unlink(entry.path)
 
 
-def _is_forgotten(home: str, changed: float) -> bool:
+def _is_stale(home: str, changed: float) -> bool:
     try:
         lock = os.open(f"{home}/lock", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
-        return time.time() - changed > _FORGOTTEN
+        return time.time() - changed > _STALE_AGE
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -126,21 +142,21 @@ def _is_forgotten(home: str, changed: float) -> bool:
 
 def _serve(frames: Frames, home: str) -> None:
     request = parse_json(_receive(frames)[1])
-    box = _backend(request["backend"])
-    threading.Thread(target=_beat, args=(frames,), daemon=True).start()
+    sandbox = _backend(request["backend"])
+    threading.Thread(target=_send_heartbeats, args=(frames,), daemon=True).start()
     if request["job"] is None:
-        _watch_over(frames)
-        box.check(door=request["door"])
-        frames.send_json(b"J", _description(box, door=request["door"]))
+        _watch_runner(frames)
+        sandbox.check(door=request["door"])
+        frames.send_json(b"J", asdict(HostDescription.of(sandbox, door=request["door"])))
         return
-    if box.name == "process" and os.geteuid() == 0:
+    if sandbox.name == "process" and os.geteuid() == 0:
         os.chmod(home, 0o711)  # noqa: S103 (the harness, another user, has to pass; it cannot list)
     for name in ("harness", "data", "work"):
         os.mkdir(f"{home}/{name}")
-        receive_tree(lambda: _receive(frames), f"{home}/{name}", _UPLOAD)
-    _watch_over(frames)
+        receive_tree(lambda: _receive(frames), f"{home}/{name}", _MAX_UPLOAD)
+    _watch_runner(frames)
     job = _job(request["job"], home)
-    result = box.run(job)
+    result = sandbox.run(job)
     result = _send_back(frames, job, result)
     frames.send_json(b"J", {name: getattr(result, name) for name in SandboxResult.__slots__})
 
@@ -152,22 +168,22 @@ def _receive(frames: Frames) -> tuple[bytes, bytes]:
             return kind, content
 
 
-def _beat(frames: Frames) -> None:
+def _send_heartbeats(frames: Frames) -> None:
     with contextlib.suppress(LinkLost):
         while True:
             frames.send(b"K")
-            time.sleep(BEAT)
+            time.sleep(HEARTBEAT)
 
 
-def _watch_over(frames: Frames) -> None:
+def _watch_runner(frames: Frames) -> None:
     """Interrupt the main thread once the runner is not heard any more; from here on only signs of life come."""
 
     def watch() -> None:
         with contextlib.suppress(LinkLost, StreamFault):
-            while frames.receive(SILENCE)[0] == b"K":
+            while frames.receive(MAX_SILENCE)[0] == b"K":
                 pass
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
-        time.sleep(_LAST)
+        time.sleep(_CLEANUP)
         os._exit(1)  # the supervisor sees that, and the next job removes the folder
 
     threading.Thread(target=watch, daemon=True).start()
@@ -185,15 +201,6 @@ def _backend(name: str) -> Sandbox:
     from sia_runner.sandbox.bubblewrap import Bubblewrap
 
     return Bubblewrap()
-
-
-def _description(box: Sandbox, *, door: bool) -> dict[str, Any]:
-    return {
-        "gaps": box.gaps(door=door),
-        "backend": box.name,
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-    }
 
 
 def _job(plan: dict[str, Any], home: str) -> SandboxJob:
@@ -224,7 +231,7 @@ def _send_back(frames: Frames, job: SandboxJob, result: SandboxResult) -> Sandbo
     limit = job.limits.disk_mb << 20
     try:
         send_tree(frames, os.fspath(job.work), limit, owner=job.work.stat().st_uid)
-    except TooMuch as error:  # files with holes, and several names of one file
+    except TreeTooLarge as error:  # files with holes, and several names of one file
         frames.send(b".")
         return replace(result, ending=Ending.DISK_FULL, detail=str(error))
     return result

@@ -71,6 +71,7 @@ class Sandbox(Protocol):
     """A place where one harness runs, confined."""
 
     name: str
+    elsewhere: bool = False  # harnesses run on another machine, to which no pipe in work/ leads
 
     def check(self, *, door: bool = False) -> None:
         """Raise SandboxError when this backend cannot work here; `door`: with harnesses that reach the gateway."""

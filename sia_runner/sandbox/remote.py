@@ -26,9 +26,18 @@ from pathlib import Path
 from typing import Any
 
 from sia_runner.sandbox import driver
-from sia_runner.sandbox.host import PREFIX, SOCKET_PREFIX
+from sia_runner.sandbox.host import PREFIX, SOCKET_PREFIX, HostDescription
 from sia_runner.sandbox.protocol import Ending, Sandbox, SandboxError, SandboxJob, SandboxLimits, SandboxResult
-from sia_runner.sandbox.stream import BEAT, SILENCE, Frames, LinkLost, StreamFault, parse_json, receive_tree, send_tree
+from sia_runner.sandbox.stream import (
+    HEARTBEAT,
+    MAX_SILENCE,
+    Frames,
+    LinkLost,
+    StreamFault,
+    parse_json,
+    receive_tree,
+    send_tree,
+)
 from sia_runner.sandbox.supervisor import BoundedOutput
 from sia_runner.text import one_line
 
@@ -37,10 +46,10 @@ _MODULES = ("__init__.py", "errors.py", "records.py", "system.py", "store/__init
 _START = 60.0  # seconds until the far end answers
 _CHECK = 120.0  # for its trial harness
 _GRACE = 60.0  # beyond a job's own limit
-_DOWNLOAD = 1800.0
-_LEAVE = 10.0  # for the far end to clean up, once it was told to
-_COMPLAINTS = 4096  # bytes kept of what a program said on standard error
-_WAY = re.compile(r"[\w/.-]+")  # a path that OpenSSH takes as it stands
+_DOWNLOAD = 1800.0  # for log and work of a job
+_CLEANUP = 10.0  # for the far end to clean up, once it was told to
+_STDERR_BYTES = 4096  # of the command's standard error that are kept
+_PLAIN_PATH = re.compile(r"[\w/.-]+")  # that OpenSSH takes as it stands
 # Python code that needs nothing on the host; -I keeps out what lies in its current folder and home.
 _FAR_END = f"""
 import io,os,sys,tarfile,tempfile
@@ -72,12 +81,12 @@ class Remote(Sandbox):
     confines the harness there: bubblewrap, process, or auto for the stronger one that works.
     """
 
-    name = "remote"
+    name, elsewhere = "remote", True
     where = ""  # how messages name the machine
 
     def __init__(self, python: str, folder: str, backend: str) -> None:
         self._python, self._folder, self._backend = python, folder, backend
-        self._descriptions: dict[bool, dict[str, Any]] = {}
+        self._descriptions: dict[bool, HostDescription] = {}
 
     def command(self, program: list[str], sockets: tuple[str, str] | None) -> list[str]:
         """Return a command of this machine whose standard streams are those of `program` on the other one.
@@ -86,9 +95,9 @@ class Remote(Sandbox):
         """
         raise NotImplementedError
 
-    def explain(self, complaint: str, code: int | None) -> str:
-        """Say in one line why the command ended before the far end answered."""
-        return complaint or f"the command ended with code {code}"
+    def explain(self, stderr: str, code: int | None) -> str:
+        """Return in one line why the command ended, from the end of its standard error."""
+        return stderr or f"the command ended with code {code}"
 
     def check(self, *, door: bool = False) -> None:
         """Raise SandboxError when this backend cannot work there; `door`: with harnesses that reach the gateway."""
@@ -99,13 +108,13 @@ class Remote(Sandbox):
         """List what this backend does not protect, one sentence each: what the host says, and what it adds itself."""
         return [
             f"Harnesses and their questions go to {self.where}: whoever is root there reads them and writes results.",
-            *(f"There: {gap}" for gap in self._describe(door)["gaps"]),
+            *(f"There: {gap}" for gap in self._describe(door).gaps),
         ]
 
     def versions(self) -> dict[str, str]:
         """Return the host, and its system, Python and sandbox, as it states them."""
-        described = self._describe(door=next(iter(self._descriptions), False))
-        return {"host": self.where, **{name: described[name] for name in ("system", "python", "backend")}}
+        host = self._describe(door=next(iter(self._descriptions), False))
+        return {"host": self.where, "system": host.system, "python": host.python, "backend": host.backend}
 
     def run(self, job: SandboxJob) -> SandboxResult:
         """Run one job there to its end or to a limit."""
@@ -120,11 +129,11 @@ class Remote(Sandbox):
         except SandboxError as error:
             return SandboxResult(Ending.NOT_STARTED, detail=str(error))
 
-    def _describe(self, door: bool) -> dict[str, Any]:
+    def _describe(self, door: bool) -> HostDescription:
         if door not in self._descriptions:
             with self._far_end(None) as frames:
                 frames.send_json(b"J", {"backend": self._backend, "job": None, "door": door})
-                with _beating(frames):
+                with _heartbeats(frames):
                     self._descriptions[door] = _description(_receiver(frames, _CHECK)())
         return self._descriptions[door]
 
@@ -134,14 +143,14 @@ class Remote(Sandbox):
             sockets = None
             if job.door:
                 there = f"{self._folder}/{SOCKET_PREFIX}{secrets.token_hex(16)}"
-                sockets = there, stack.enter_context(_plain_way(job.door.socket))
+                sockets = there, stack.enter_context(_plain_link(job.door.socket))
                 plan["door"] = {"socket": there, "env": dict(job.door.env)}
             scratch = stack.enter_context(_folder_beside(job.work))
             frames = stack.enter_context(self._far_end(sockets))
             frames.send_json(b"J", {"backend": self._backend, "job": plan})
             for folder in (job.harness, job.data, job.work):
                 send_tree(frames, os.fspath(folder))
-            with _beating(frames):
+            with _heartbeats(frames):
                 log, result = _receive_job(frames, scratch, job.limits)
             if result.ending is Ending.INTERRUPTED:
                 raise SandboxError(f"{self.where} stopped the harness: {result.detail}")
@@ -161,8 +170,8 @@ class Remote(Sandbox):
             start_new_session=True,  # Ctrl-C is for the runner to handle
         )
         assert process.stdin and process.stdout and process.stderr  # noqa: S101 (for the type checker)
-        complaints = BoundedOutput(_COMPLAINTS)
-        drain = threading.Thread(target=_drain, args=(process.stderr.fileno(), complaints), daemon=True)
+        stderr = BoundedOutput(_STDERR_BYTES)
+        drain = threading.Thread(target=_drain, args=(process.stderr.fileno(), stderr), daemon=True)
         drain.start()
         frames = Frames(process.stdout.fileno(), process.stdin.fileno())
         began = lost = False
@@ -178,7 +187,7 @@ class Remote(Sandbox):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(1)
             drain.join(1)
-            lines = [one_line(line, 300) for line in complaints.text().splitlines() if line.strip()]
+            lines = [one_line(line, 300) for line in stderr.text().splitlines() if line.strip()]
             why = str(trouble)
             if isinstance(trouble, LinkLost) and (not began or process.returncode):
                 why = self.explain("\n".join(lines[-20:]), process.returncode)
@@ -194,6 +203,7 @@ class Remote(Sandbox):
 
 
 def _raise_refusal(frames: Frames, where: str) -> None:
+    """Raise SandboxError where the far end sent a reason before it ended."""
     receive = _receiver(frames, 1)
     try:
         while True:
@@ -213,7 +223,7 @@ def _end(process: "subprocess.Popen[bytes]", frames: Frames, *, heard: bool) -> 
     with contextlib.suppress(OSError):
         process.stdin.close()
     if heard:
-        receive = _receiver(frames, _LEAVE)
+        receive = _receiver(frames, _CLEANUP)
         with contextlib.suppress(LinkLost, StreamFault, _FarEndRefused):
             while receive()[0] != b"B":
                 pass
@@ -221,20 +231,20 @@ def _end(process: "subprocess.Popen[bytes]", frames: Frames, *, heard: bool) -> 
     process.wait()
 
 
-def _drain(fd: int, complaints: BoundedOutput) -> None:
+def _drain(fd: int, output: BoundedOutput) -> None:
     with contextlib.suppress(OSError):
         while data := os.read(fd, 4096):
-            complaints.add(data)
+            output.add(data)
 
 
 @contextlib.contextmanager
-def _beating(frames: Frames) -> Iterator[None]:
-    """Let the far end hear that the runner lives."""
+def _heartbeats(frames: Frames) -> Iterator[None]:
+    """Tell the far end, while the context lasts, that the runner lives."""
     over = threading.Event()
 
     def beat() -> None:
         with contextlib.suppress(LinkLost):
-            while not over.wait(BEAT):
+            while not over.wait(HEARTBEAT):
                 frames.send(b"K")
 
     thread = threading.Thread(target=beat, daemon=True)
@@ -252,7 +262,7 @@ def _receiver(frames: Frames, seconds: float) -> Callable[[], tuple[bytes, bytes
 
     def receive() -> tuple[bytes, bytes]:
         while (rest := end - time.monotonic()) > 0:
-            kind, content = frames.receive(min(SILENCE, rest))
+            kind, content = frames.receive(min(MAX_SILENCE, rest))
             if kind == b"E":
                 raise _FarEndRefused(one_line(content.decode(errors="replace"), 500) or "no reason")
             if kind != b"K":
@@ -297,20 +307,20 @@ def _is_number(value: object) -> bool:
     return type(value) in (int, float) and 0 <= value < 1e15 and math.isfinite(value)  # type: ignore[operator]
 
 
-def _description(frame: tuple[bytes, bytes]) -> dict[str, Any]:
+def _description(frame: tuple[bytes, bytes]) -> HostDescription:
+    """Return a description whose texts are bounded lines. Raises StreamFault."""
     kind, content = frame
     values = parse_json(content) if kind == b"J" else None
-    names = ("backend", "python", "system")
     if not isinstance(values, dict) or not isinstance(values.get("gaps"), list):
         raise StreamFault("a description that is none")
-    texts = {name: one_line(str(values.get(name)), 100) for name in names}
-    return {**texts, "gaps": [one_line(str(gap), 500) for gap in values["gaps"][:50]]}
+    backend, python, system = (one_line(str(values.get(name)), 100) for name in ("backend", "python", "system"))
+    return HostDescription(backend, python, system, [one_line(str(gap), 500) for gap in values["gaps"][:50]])
 
 
 @contextlib.contextmanager
 def _folder_beside(work: Path) -> Iterator[Path]:
     """Yield an empty folder on the file system of `work`; what an earlier runner left there is removed."""
-    folder = work.parent / f".{work.name}.arriving"
+    folder = work.parent / f".{work.name}.incoming"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     try:
@@ -330,14 +340,14 @@ def _replace_content(work: Path, source: Path) -> None:
 
 
 @contextlib.contextmanager
-def _plain_way(socket: Path) -> Iterator[str]:
-    """Yield a path to a socket that holds no character with a meaning for OpenSSH."""
-    with tempfile.TemporaryDirectory(prefix="sia-way-") as folder:
-        way = f"{folder}/g"
-        if not _WAY.fullmatch(way):
+def _plain_link(socket: Path) -> Iterator[str]:
+    """Yield a link to a socket whose path holds no character with a meaning for OpenSSH."""
+    with tempfile.TemporaryDirectory(prefix="sia-link-") as folder:
+        link = f"{folder}/g"
+        if not _PLAIN_PATH.fullmatch(link):
             raise SandboxError(f"the folder for temporary files, {folder}, must be of letters, digits and /._- only")
-        os.symlink(socket.resolve(), way)
-        yield way
+        os.symlink(socket.resolve(), link)
+        yield link
 
 
 @lru_cache(maxsize=1)
@@ -406,13 +416,13 @@ class Ssh(Remote):
         words += ["-p", str(self._port), "-l", self._user, "--", self._host]
         return [*words, f"exec {shlex.join(program)}"]
 
-    def explain(self, complaint: str, code: int | None) -> str:
-        """Say in one line why ssh ended, with what to do where that is known."""
-        last = complaint.splitlines()[-1] if complaint else f"ssh ended with code {code}"
-        if "Host key verification failed" in complaint:
+    def explain(self, stderr: str, code: int | None) -> str:
+        """Return in one line why ssh ended, with what to do where that is known."""
+        last = stderr.splitlines()[-1] if stderr else f"ssh ended with code {code}"
+        if "Host key verification failed" in stderr:
             return f"its host key is not the one in sandbox.known_hosts={self._known_hosts}; ask who runs the host"
         if code == 127:
             return f"sandbox.python={self._python} is not there ({last})"
-        if code == 255 and "forwarding failed" in complaint:
+        if code == 255 and "forwarding failed" in stderr:
             return f"its ssh server forwards no Unix socket (AllowStreamLocalForwarding) or finds no {self._folder}"
         return last

@@ -19,10 +19,10 @@ from collections.abc import Callable
 from typing import Any
 
 MAX_FRAME = 1 << 20  # bytes of one frame's content
-BEAT = 5.0  # seconds between two signs of life
-SILENCE = 30.0  # seconds without any after which the other end is lost
+HEARTBEAT = 5.0  # seconds between two signs of life
+MAX_SILENCE = 30.0  # seconds without a sign of life after which the other end is lost
 BEGIN = b"\nsia_runner.host 1\n"  # before it, a login shell may have printed something
-_NOISE = 1 << 16  # bytes of that
+_MAX_GREETING = 1 << 16  # bytes of that
 _CHUNK = 1 << 16
 _MIN_ENTRY_BYTES = 4096  # counted for every entry, as the limit of work/ does
 _MAX_DEPTH, _MAX_PATH, _MAX_NAME = 64, 3000, 255  # folders, bytes, bytes
@@ -49,7 +49,7 @@ class Frames:
         self.send_raw(kind + len(content).to_bytes(4, "big") + content)
 
     def send_raw(self, content: bytes) -> None:
-        """Write what is not a frame. Raises LinkLost."""
+        """Write bytes that are no frame. Raises LinkLost."""
         data = memoryview(content)
         with self._lock:
             try:
@@ -66,12 +66,12 @@ class Frames:
         """Skip all up to `BEGIN`. Raises LinkLost, or StreamFault where it is too much."""
         end = time.monotonic() + seconds
         while (at := self._buffer.find(BEGIN)) < 0:
-            if len(self._buffer) > _NOISE:
+            if len(self._buffer) > _MAX_GREETING:
                 raise StreamFault("something else than the program for harnesses answers")
             self._read(end - time.monotonic())
         del self._buffer[: at + len(BEGIN)]
 
-    def receive(self, seconds: float = SILENCE) -> tuple[bytes, bytes]:
+    def receive(self, seconds: float = MAX_SILENCE) -> tuple[bytes, bytes]:
         """Return kind and content of the next frame. Raises LinkLost after `seconds` in which nothing came."""
         while len(self._buffer) < 5:
             self._read(seconds)
@@ -116,20 +116,20 @@ def path_parts(path: object) -> tuple[str, ...]:
     return parts
 
 
-class TooMuch(Exception):
+class TreeTooLarge(Exception):
     """A folder holds more than may be sent."""
 
 
 def send_tree(frames: Frames, folder: str, limit: int | None = None, owner: int | None = None) -> None:
-    """Send the folders and regular files in `folder`; nothing is followed, and what else there is is left out.
+    """Send the folders and regular files in `folder`; links are not followed, and everything else is left out.
 
-    Raises TooMuch before anything is sent that would exceed `limit` bytes. Files that are not of `owner` are left out.
+    Files that are not of `owner` are left out. Raises TreeTooLarge, before anything is sent, beyond `limit` bytes.
     """
-    found = _entries(folder, owner)
-    total = sum(max(_MIN_ENTRY_BYTES, info.st_size) for _, info in found)
+    entries = _list_tree(folder, owner)
+    total = sum(max(_MIN_ENTRY_BYTES, info.st_size) for _, info in entries)
     if limit is not None and total > limit:
-        raise TooMuch(f"work/ holds more than {limit >> 20} MiB once it is copied")
-    for path, info in found:
+        raise TreeTooLarge(f"work/ holds more than {limit >> 20} MiB once it is copied")
+    for path, info in entries:
         if stat.S_ISDIR(info.st_mode):
             frames.send_json(b"P", {"path": path})
         else:
@@ -137,12 +137,20 @@ def send_tree(frames: Frames, folder: str, limit: int | None = None, owner: int 
     frames.send(b".")
 
 
-def _entries(folder: str, owner: int | None) -> "list[tuple[str, os.stat_result]]":
-    found, waiting = [], [""]
-    while waiting:
-        above = waiting.pop()
-        for entry in sorted(os.scandir(f"{folder}/{above}"), key=lambda entry: entry.name):
-            info, path = entry.stat(follow_symlinks=False), above + entry.name
+def _list_tree(folder: str, owner: int | None) -> list[tuple[str, os.stat_result]]:
+    """Return the relative paths of what may be sent, each folder before its content."""
+    entries: list[tuple[str, os.stat_result]] = []
+    folders = [""]
+    while folders:
+        above = folders.pop()
+        try:
+            pairs = [(entry, entry.stat(follow_symlinks=False)) for entry in os.scandir(f"{folder}/{above}")]
+        except PermissionError:  # a harness took its own right to read it
+            if owner is None:
+                raise
+            continue
+        for entry, info in sorted(pairs, key=lambda pair: pair[0].name):
+            path = above + entry.name
             foreign = owner is not None and info.st_uid != owner
             if foreign or not (stat.S_ISDIR(info.st_mode) or stat.S_ISREG(info.st_mode)):
                 continue
@@ -150,10 +158,10 @@ def _entries(folder: str, owner: int | None) -> "list[tuple[str, os.stat_result]
                 path_parts(path)
             except StreamFault:  # too deep or too long: what reads a submission does not follow it there either
                 continue
-            found.append((path, info))
+            entries.append((path, info))
             if stat.S_ISDIR(info.st_mode):
-                waiting.append(f"{path}/")
-    return found
+                folders.append(f"{path}/")
+    return entries
 
 
 def _send_file(frames: Frames, folder: str, path: str, info: os.stat_result) -> None:
@@ -173,7 +181,7 @@ def _send_file(frames: Frames, folder: str, path: str, info: os.stat_result) -> 
         os.close(file)
 
 
-def receive_tree(receive: "Callable[[], tuple[bytes, bytes]]", folder: str, limit: int) -> None:
+def receive_tree(receive: Callable[[], tuple[bytes, bytes]], folder: str, limit: int) -> None:
     """Write what `send_tree` sends into the empty `folder`; `receive` returns its frames, without signs of life.
 
     Raises StreamFault where it is more than `limit` bytes, or no tree.
@@ -200,7 +208,7 @@ def receive_tree(receive: "Callable[[], tuple[bytes, bytes]]", folder: str, limi
             raise StreamFault(f"the path {entry['path'][:100]!r} a second time, or without its folder") from None
 
 
-def _receive_file(receive: "Callable[[], tuple[bytes, bytes]]", path: str, size: int, *, executable: bool) -> None:
+def _receive_file(receive: Callable[[], tuple[bytes, bytes]], path: str, size: int, *, executable: bool) -> None:
     mode = 0o755 if executable else 0o644
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     with contextlib.closing(os.fdopen(file, "wb")) as out:

@@ -17,7 +17,7 @@ _PRIOR = 2.0  # proposals that the prior counts as
 
 @dataclass(frozen=True, slots=True)
 class ModelRecord:
-    """What one model's proposals gained and cost, a value for each generation."""
+    """The gains and costs of one model's proposals, a value for each generation."""
 
     gains: tuple[float, ...]  # beyond one standard error, in units of the metric; 0 where it was not accepted
     costs: tuple[float, ...]  # of proposing, gate and run: US dollars, or tokens where some price is not known
@@ -28,15 +28,17 @@ def model_records(
 ) -> dict[str, ModelRecord]:
     """Return the record of each model.
 
-    A candidate that was not compared says nothing: the first scored one, and one without a fair chance.
+    A candidate that could gain nothing says nothing: the first accepted one, and one without a fair chance. One that
+    failed before any was accepted counts, or a model that never brings a working harness would be the only one tried.
     """
     sign = 1 if higher_is_better else -1
     compared: dict[str, list[PastGeneration]] = {model: [] for model in models}
     is_first = True
     for past in history:
-        if past.model in compared and not is_first and past.status != Status.UNSCORED:
+        accepted = past.status == Status.ACCEPTED
+        if past.model in compared and past.status != Status.UNSCORED and not (is_first and accepted):
             compared[past.model].append(past)
-        is_first = is_first and past.status != Status.ACCEPTED
+        is_first = is_first and not accepted
     priced = all(past.usage.usd > 0 or not past.usage.tokens for pasts in compared.values() for past in pasts)
     return {
         model: ModelRecord(

@@ -17,10 +17,11 @@ from sia_runner.tasks.splits import SplitPlan
 from sia_runner.tasks.table import TableTask
 
 _FEWEST_TO_SPLIT = 8  # task folders
+_START_SECONDS = 100.0  # at most, for the sandbox of one question's tests to begin and to end
 
 
-class _OnlyVal(SplitPlan):
-    """The plan of a few folders: all of them select, and none is left for a test."""
+class _ValOnlyPlan(SplitPlan):
+    """The splits of a few folders: all of them are val, and none is left for a test."""
 
     def __init__(self, units: Sequence[str]) -> None:
         self.splits = {"train": [], "rollout": [], "dev": [], "val": list(units), "test": []}
@@ -34,6 +35,8 @@ class _OnlyVal(SplitPlan):
 class HarborTask(TableTask):
     """Task folders of Harbor or Terminal-Bench (see sia_runner.tasks.protocol.Task)."""
 
+    _start_seconds = _START_SECONDS
+
     def __init__(self, spec: HarborTaskConfig, split_seed: int, cache: Path) -> None:
         self._harbor = spec
         self._folder = Path(spec.dir).expanduser().resolve()
@@ -46,17 +49,31 @@ class HarborTask(TableTask):
         """Prepare the data; say what a score of few folders, or of tests that run submitted programs, is worth."""
         super().prepare(say)
         if not self.has_test:
-            say(
-                f"task {self.name}: fewer than {_FEWEST_TO_SPLIT} folders: candidates are selected on all, none is test"
-            )
+            few = f"fewer than {_FEWEST_TO_SPLIT} folders"
+            say(f"task {self.name}: {few}: candidates are selected on all of them, and none is left for a test")
+        if warning := self._short_of_time():
+            say(warning)
         if self._harbor.runs_submission:
             say(f"task {self.name}: its tests may run what was submitted, which can forge its reward: read the winners")
 
+    def _short_of_time(self) -> str:
+        """Return which tests have less time than their own settings allow them; empty where none has."""
+        facts = (json.loads((self._source / "tests" / f"{unit}.json").read_text()) for unit in self._units.labelled)
+        own = [fact["seconds"] for fact in facts]
+        most = max(len(fold.questions) for purpose in ("select", "test") for fold in self.rounds(purpose))
+        limit = self._harbor.limits.verify
+        share = limit / most
+        above = [seconds for seconds in own if seconds > share]
+        if not above:
+            return ""
+        together = f"the tests of {most} questions have task.limits.verify={limit:g} s together, {share:.3g} s each"
+        return f"task {self.name}: {together}; by their own settings {len(above)} may take up to {max(above):g} s"
+
     @cached_property
     def _plan(self) -> SplitPlan:
-        return super()._plan if self.has_test else _OnlyVal(list(self._units.labelled))
+        return super()._plan if self.has_test else _ValOnlyPlan(list(self._units.labelled))
 
-    def _request_data(self, keys: ViewKeys) -> dict[str, str]:
+    def _verifier_data(self, keys: ViewKeys) -> dict[str, str]:
         """Return id in the view -> what the verifier runs; harnesses and proposers see none of it."""
         job: Mapping[str, object] = {
             "workdir": self._harbor.workdir,

@@ -26,7 +26,7 @@ class InspectTask(TableTask):
             raise TaskError(f"task.name={spec.name}: allowed: package/task, or with task.file the name of its function")
         super().__init__(_table_spec(spec), split_seed, cache)
 
-    def _request_data(self, keys: ViewKeys) -> dict[str, str]:
+    def _verifier_data(self, keys: ViewKeys) -> dict[str, str]:
         """Return id in the view -> where the verifier finds the sample; harnesses and proposers see none of it."""
         return {name: json.dumps({"folder": str(self._source), "sample": int(unit) - 1}) for name, unit in keys.items()}
 

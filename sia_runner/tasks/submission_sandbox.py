@@ -121,12 +121,12 @@ class SandboxedProgram:
         return self.hear(seconds)
 
     def _ending_error(self) -> Exception:
-        """Return the error that tells how the job ended: SubmissionSandboxError where it never started."""
+        """Return the error that tells how the job ended: SubmissionSandboxError where the job is not to blame."""
         try:
             report = json.loads(self._report.read())
         except ValueError:
             return SubmissionSandboxError(f"the sandbox died with exit code {self._process.wait(_SHUTDOWN_SECONDS)}")
-        if report["ending"] in ("not_started", "interrupted"):
+        if report["ending"] in ("not_started", "interrupted", "machine_out_of_memory"):
             return SubmissionSandboxError(f"the sandbox could not run it: {report['detail']}")
         return ProgramEndedError(report["ending"], report["detail"] or f"exit code {report['exit_code']}")
 

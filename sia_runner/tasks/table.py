@@ -27,8 +27,12 @@ from sia_runner.tasks.views import check_files, file_cells, paths_in_view, write
 from sia_runner.tasks.worker import load_verifier
 
 # module -> what brings it; other modules are brought by their own name
-_EXTRAS = {"chess": "sia-runner[chess]", "triton": "sia-runner[trimul]", "torch": "sia-runner[trimul]"}
-_EXTRAS["inspect_ai"] = "sia-runner[inspect]"
+_EXTRAS = {
+    "chess": "sia-runner[chess]",
+    "inspect_ai": "sia-runner[inspect]",
+    "torch": "sia-runner[trimul]",
+    "triton": "sia-runner[trimul]",
+}
 _MAX_CELL = 2000  # characters of a question's field shown in failures
 
 
@@ -49,6 +53,7 @@ class TableTask(Task):
 
     has_test = True
     entry = "target_agent.py"
+    _start_seconds = 0.0  # of a question's own program in the sandbox, beyond limits.verify
 
     def __init__(self, spec: task_config.TableTaskConfig, split_seed: int, cache: Path) -> None:
         self._spec, self._seed, self._cache = spec, split_seed, cache
@@ -121,7 +126,8 @@ class TableTask(Task):
         self, submission: Path, keys: ViewKeys, unanswered: OutcomeKind, sandbox_command: Sequence[str] = ()
     ) -> list[Outcome]:
         """Return one outcome per question of the view, or verifier_error for all of them."""
-        rows, failure = run_worker(self._request(submission, keys, sandbox_command), self._spec.limits.verify)
+        request = self._request(submission, keys, sandbox_command)
+        rows, failure = run_worker(request, self._spec.limits.verify + self._start_seconds * len(keys))
         if failure:
             note = f"(the verifier failed: {failure})"
             return [Outcome(unit, OutcomeKind.VERIFIER_ERROR, 0.0, note) for unit in keys.values()]
@@ -179,7 +185,7 @@ class TableTask(Task):
             "file": spec.submission,
             "id": spec.columns.id,
             "columns": spec.answer_columns,
-            "gold": self._request_data(keys),
+            "gold": self._verifier_data(keys),
             "questions": self._questions(keys) if spec.metric.is_code else {},
             "choices": self._choices,
             "tolerance": spec.metric.tolerance,
@@ -192,7 +198,7 @@ class TableTask(Task):
         }
         return json.dumps(request).encode()
 
-    def _request_data(self, keys: ViewKeys) -> dict[str, str]:
+    def _verifier_data(self, keys: ViewKeys) -> dict[str, str]:
         """Return id in the view -> what the verifier judges by: the gold answer, or the path of its file."""
         gold = {name: self._units.answers[unit] for name, unit in keys.items()}
         if self._spec.columns.answer_is_file:

@@ -27,7 +27,7 @@ _VESPO_LOWEST, _VESPO_HIGHEST = math.log(1e-8), 20.0  # bounds of a log ratio
 
 @dataclass(frozen=True, slots=True)
 class StepSize:
-    """What the losses divide by: the sizes of the whole optimizer step, of which a batch may be a part."""
+    """The divisors of the losses: the sizes of the whole optimizer step, of which a batch may be a part."""
 
     rows: int
     tokens: int  # of completions, masked ones left out

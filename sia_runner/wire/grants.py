@@ -8,7 +8,7 @@ from sia_runner.errors import RunnerError
 
 # The caller; each role has its own provider. `learner`: training at a service, which is no call of a harness.
 Role = Literal["meta", "target", "learner"]
-Served = Role | tuple[Role, str]  # a role, or one of several models that it has, by name
+ModelKey = Role | tuple[Role, str]  # a role, or one of its models by name where it has several
 Scope = Literal["run", "generation", "grant"]
 
 
@@ -52,6 +52,6 @@ class Grant:
     model: str | None = None  # meta only: another model of the provider; None: the role's own
 
     @property
-    def served(self) -> Served:
+    def model_key(self) -> ModelKey:
         """The key of the model that answers."""
         return (self.role, self.model) if self.model else self.role

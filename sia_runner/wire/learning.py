@@ -61,7 +61,7 @@ class StepSettings:
 
 @dataclass(frozen=True, slots=True)
 class LearnerAbilities:
-    """What a learner can do beyond the protocol; whoever needs more refuses it by name."""
+    """The abilities of a learner beyond the protocol; whoever needs more refuses it by name."""
 
     critic: bool  # a value head, which PPO needs
     entropy: bool  # of the whole distribution, not only of the sampled tokens
@@ -141,7 +141,7 @@ class Sample:
 
 
 class Sampler(Protocol):
-    """What answers with the published weights, with an adapter, or with the base; any thread may call it."""
+    """Answers with the published weights, with an adapter, or with the base; any thread may call it."""
 
     def sample(
         self, prompt_ids: Sequence[int], count: int, settings: SampleSettings, weights: WeightsSource

@@ -10,6 +10,7 @@ import argparse
 import csv
 import json
 import re
+import shlex
 import sys
 import tarfile
 import tomllib
@@ -17,20 +18,20 @@ from pathlib import Path
 
 MOST_TASKS, MOST_BYTES = 10_000, 256 << 20
 INSTALLS = re.compile(r"\b(apt-get|apt|apk|yum|dnf|pip3?\s+install|uvx?|npm|curl|wget|git\s+clone)\b")
-_NO_FILE = {"Dockerfile", "docker-compose.yaml", "docker-compose.yml", ".dockerignore", "singularity-compose.yaml"}
+_IMAGE_FILES = {"Dockerfile", "docker-compose.yaml", "docker-compose.yml", ".dockerignore", "singularity-compose.yaml"}
 
 
 def find_tasks(folder: Path) -> list[Path]:
-    """The folders of tasks: this one, or those at most two levels below it."""
+    """Return the folders of tasks: this one, or those at most two levels below it."""
     for pattern in ("", "*/", "*/*/"):
         names = [f"{pattern}task.toml", f"{pattern}task.yaml"]
-        if found := sorted({path.parent for name in names for path in folder.glob(name)}):
-            return found
+        if folders := sorted({path.parent for name in names for path in folder.glob(name)}):
+            return folders
     sys.exit(f"no task.toml or task.yaml in {folder} or below it (task.dir)")
 
 
 def read_task(folder: Path) -> tuple[str, float]:
-    """The instruction, and the seconds that the tests may take. Ends where one run on files cannot be the task."""
+    """Return the instruction and the time limit of the tests. Ends where one run on files cannot be the task."""
     if (folder / "task.toml").is_file():
         settings = tomllib.loads((folder / "task.toml").read_text(encoding="utf-8"))
         if settings.get("steps"):
@@ -52,38 +53,38 @@ def read_task(folder: Path) -> tuple[str, float]:
 
 
 def command_of(folder: Path, command: str) -> str:
-    """How the tests are run. Ends where that takes a network."""
+    """Return the command that runs the tests. Ends where that takes a network."""
     if command:
-        return command
+        try:
+            words = shlex.split(command)
+        except ValueError as error:
+            sys.exit(f"task.command={command}: {error}")
+        return command if words else sys.exit("task.command is empty")
     script = folder / "tests" / "test.sh"
     if not script.is_file():
         sys.exit(f"{folder.name} has no tests/test.sh; say how its tests are run: task.command")
-    if found := INSTALLS.search(script.read_text(encoding="utf-8", errors="replace")):
+    if installer := INSTALLS.search(script.read_text(encoding="utf-8", errors="replace")):
         advice = 'task.command="python -m pytest -q /tests/test_outputs.py" runs them with what is installed here'
-        sys.exit(f"tests/test.sh of {folder.name} calls {found[1]}, and the sandbox has no network; {advice}")
+        sys.exit(f"tests/test.sh of {folder.name} calls {installer[1]}, and the sandbox has no network; {advice}")
     return "bash /tests/test.sh"
 
 
-def archive(path: Path, folder: Path, leave: set[str]) -> None:
-    """Write the regular files below `folder`, except those named at its top in `leave`."""
+def archive(path: Path, folder: Path, excluded: set[str]) -> None:
+    """Write the regular files below `folder`, except those named at its top in `excluded`."""
     path.parent.mkdir(exist_ok=True)
     size = 0
     with tarfile.open(path, "w") as out:
         for file in sorted(folder.rglob("*")) if folder.is_dir() else ():
             name = file.relative_to(folder)
-            if (
-                file.is_file()
-                and not file.is_symlink()
-                and name.parts[0] not in leave
-                and "__pycache__" not in name.parts
-            ):
-                size += file.stat().st_size
-                if size > MOST_BYTES:
-                    sys.exit(f"{folder} holds more than {MOST_BYTES >> 20} MiB")
-                member = tarfile.TarInfo(name.as_posix())
-                member.size, member.mode = file.stat().st_size, 0o755 if file.stat().st_mode & 0o100 else 0o644
-                with file.open("rb") as stream:
-                    out.addfile(member, stream)
+            if name.parts[0] in excluded or "__pycache__" in name.parts or file.is_symlink() or not file.is_file():
+                continue
+            size += file.stat().st_size
+            if size > MOST_BYTES:
+                sys.exit(f"{folder} holds more than {MOST_BYTES >> 20} MiB")
+            member = tarfile.TarInfo(name.as_posix())
+            member.size, member.mode = file.stat().st_size, 0o755 if file.stat().st_mode & 0o100 else 0o644
+            with file.open("rb") as stream:
+                out.addfile(member, stream)
 
 
 def main() -> None:
@@ -97,9 +98,12 @@ def main() -> None:
         sys.exit(f"{options.source} has {len(tasks):,} tasks; allowed: {MOST_TASKS:,}")
     rows = []
     for number, folder in enumerate(tasks, 1):
-        instruction, seconds = read_task(folder)
+        try:
+            instruction, seconds = read_task(folder)
+        except Exception as error:  # noqa: BLE001 - whatever a file that is not of this kind makes a parser raise
+            sys.exit(f"{folder.name} cannot be read: {' '.join(str(error).split())[:200] or type(error).__name__}")
         old = (folder / "task.yaml").is_file()  # Terminal-Bench, where everything lies at the top
-        hidden = _NO_FILE | (
+        hidden = _IMAGE_FILES | (
             {"task.yaml", "solution.sh", "solution.yaml", "solution", "tests", "run-tests.sh"} if old else set()
         )
         archive(options.out / "environment" / f"{number}.tar", folder if old else folder / "environment", hidden)

@@ -13,6 +13,7 @@ from pathlib import Path
 from sia_runner.records import Outcome, OutcomeKind
 from sia_runner.store.files import as_number, load_json, read_text, regular_files
 from sia_runner.tasks.submission_sandbox import ProgramEndedError, SubmissionSandbox
+from sia_runner.tasks.worker import BadVerifierError
 
 FOLDER = "answers"
 _GRACE = 60.0  # seconds for unpacking and for the sandbox
@@ -31,7 +32,12 @@ _PROGRAM_SUFFIXES = {
     ".toml",
     ".cfg",
     ".ipynb",
+    ".pkl",
+    ".pickle",
+    ".joblib",
 }
+_PROGRAM_NAMES = {"makefile", "gnumakefile", "package.json"}
+_PROGRAM_FOLDERS = (".dist-info", ".egg-info", ".egg")  # what pytest loads plugins by
 _PROGRAM_HEADS = (b"#!", b"\x7fELF")
 
 
@@ -54,7 +60,10 @@ def _files(folder: Path) -> dict[str, bytes]:
 
 
 def _is_program(name: str, data: bytes) -> bool:
-    return Path(name).suffix.lower() in _PROGRAM_SUFFIXES or data.startswith(_PROGRAM_HEADS)
+    path = Path(name)
+    by_name = path.suffix.lower() in _PROGRAM_SUFFIXES or path.name.lower() in _PROGRAM_NAMES
+    by_folder = any(part.lower().endswith(_PROGRAM_FOLDERS) for part in path.parts)
+    return by_name or by_folder or data.startswith(_PROGRAM_HEADS)
 
 
 def _outcome(
@@ -82,6 +91,8 @@ def _outcome(
     except ProgramEndedError as error:  # tests that take the sandbox's memory or time have not passed
         kind = {"timeout": OutcomeKind.TIMEOUT, "late": OutcomeKind.TIMEOUT, "out_of_memory": OutcomeKind.OUT_OF_MEMORY}
         return Outcome(unit, kind.get(error.ending, OutcomeKind.WRONG), 0.0, names)
+    if answer.get("missing"):
+        raise BadVerifierError(f"its tests cannot be run in the sandbox: {facts['command']} is not installed there")
     if answer.get("exit_code") is None:
         return Outcome(unit, OutcomeKind.TIMEOUT, 0.0, names)
     kind = OutcomeKind.CORRECT if reward >= 1 else OutcomeKind.PARTIAL if reward > 0 else OutcomeKind.WRONG

@@ -50,7 +50,7 @@ def build_scorer(facts: dict[str, Any]) -> Any:
 
 
 class Judge:
-    """The scorer of a prepared task."""
+    """Scores answers with the scorer of a prepared task."""
 
     def __init__(self, folder: Path) -> None:
         facts = json.loads((folder / "scorer.json").read_text(encoding="utf-8"))
@@ -58,7 +58,7 @@ class Judge:
         self._scorer, self._score = build_scorer(facts), facts["score"]
 
     async def value(self, number: int, text: str) -> float:
-        """The scorer's value of an answer to a sample. Raises whatever the scorer raises, or ValueError."""
+        """Return the scorer's value of an answer to a sample. Raises whatever the scorer raises, or ValueError."""
         from inspect_ai.scorer import Target, value_to_float
 
         sample = self._samples[number]
@@ -101,6 +101,6 @@ class Judge:
         )
         if letters:
             chosen = {ord(letter) - ord("A") for letter in letters[1].upper() if letter.isalpha()}
-            for at in range(len(state.choices)):
-                state.choices.mark_choice(at, at in chosen)
+            for position in range(len(state.choices)):
+                state.choices.mark_choice(position, position in chosen)
         return state

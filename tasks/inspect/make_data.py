@@ -21,13 +21,13 @@ from loading import Judge, load_task
 MOST_SAMPLES = 200_000
 
 
-def column(value: Any) -> str:
-    """A cell: text as it is, anything else as JSON."""
+def cell(value: Any) -> str:
+    """Return a cell: text as it is, anything else as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def input_of(sample: Any, number: int) -> str:
-    """What a harness is told: text, or the messages as JSON."""
+    """Return the question as a harness sees it: text, or the messages as JSON."""
     if isinstance(sample.input, str):
         return sample.input
     messages = []
@@ -36,7 +36,7 @@ def input_of(sample: Any, number: int) -> str:
         if any(part.type != "text" for part in parts):
             sys.exit(f"sample {number} has images or other media, which a table cannot hold")
         messages.append({"role": message.role, "content": message.text})
-    return column(messages)
+    return cell(messages)
 
 
 def refuse_what_needs_more(task: Any, samples: list[Any]) -> None:
@@ -52,7 +52,7 @@ def refuse_what_needs_more(task: Any, samples: list[Any]) -> None:
 
 
 def scorer_facts(task: Any, file: str, score: str) -> dict[str, Any]:
-    """The name and arguments by which the first scorer can be built again."""
+    """Return the name and arguments by which the first scorer can be built again."""
     from inspect_ai._util.registry import registry_params  # no public function tells the arguments
     from inspect_ai.util import registry_info
 
@@ -96,8 +96,8 @@ def main() -> None:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["id", "input", *(["choices"] if multiple else []), "answer"])
         for number, sample in enumerate(samples, 1):
-            choices = [column(sample.choices or [])] if multiple else []
-            writer.writerow([number, input_of(sample, number), *choices, column(sample.target)])
+            choices = [cell(sample.choices or [])] if multiple else []
+            writer.writerow([number, input_of(sample, number), *choices, cell(sample.target)])
     try_scorer(options.out)
 
 

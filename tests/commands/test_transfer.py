@@ -6,9 +6,11 @@ from types import SimpleNamespace
 import pytest
 
 from sia_runner.commands import transfer
+from sia_runner.commands.verify import _check_transfer
 from sia_runner.config.composition import register_resolvers
 from sia_runner.config.experiment import check_experiment
-from sia_runner.store.run_directory import RunDirectoryError
+from sia_runner.store.journal import Journal, JournalReader
+from sia_runner.store.run_directory import RunDir, RunDirectoryError, write_json
 from tests.config.test_providers import composed
 
 HOSTED = ["provider=custom", "provider.base_url=http://127.0.0.1:9/v1", "provider.model=m"]
@@ -50,6 +52,7 @@ def test_a_trained_run_keeps_its_policy_on_another_task_and_leaves_it_for_a_prov
         ("max_gen=9", "max_gen=9: nothing that a transfer can change; allowed: choices and keys of provider"),
         ("trainer=grpo", "nothing that a transfer can change"),
         ("provider.nothing=1", "no such key in the run's configuration"),
+        ("task.limits.run=[1", "task.limits.run=[1: the value is no YAML"),
     ],
 )
 def test_other_keys_are_refused_in_a_line(own, override, why):
@@ -62,10 +65,51 @@ def test_equal_settings_are_one_transfer_and_others_are_not(own):
     before = own("task=arithmetic", *HOSTED)
     one, again, other = (transfer.transfer_config(before, [f"provider.model={name}"]) for name in ("a", "a", "b"))
     assert transfer._digest(one) == transfer._digest(again) != transfer._digest(other)
-    assert "are those of the run" in transfer._why_not(before, transfer.transfer_config(before, ["seed=0"][:0]), True)
-    assert transfer._why_not(before, one, called_model=True) == ""
-    assert "no harness of the run called a model" in transfer._why_not(before, one, called_model=False)
+    assert "are those of the run" in transfer._transfer_fault(before, transfer.transfer_config(before, []), True)
+    assert transfer._transfer_fault(before, one, called_model=True) == ""
+    assert "no harness of the run called a model" in transfer._transfer_fault(before, one, called_model=False)
     assert transfer._label(one) == "task arithmetic, provider custom/a"
+
+
+def test_limits_and_how_calls_are_made_are_no_reason_for_another_look_at_the_test(own):
+    before = own("task=arithmetic", *HOSTED)
+    for override in ("task.limits.run=901", "task.gate.questions=3", "provider.timeout=61", "provider.concurrency=2"):
+        after = transfer.transfer_config(before, [override])
+        assert after != before and "are those of the run" in transfer._transfer_fault(before, after, True), override
+    one, again = (
+        transfer.transfer_config(before, ["provider.model=b", *more]) for more in ([], ["provider.timeout=9"])
+    )
+    assert transfer._digest(one) == transfer._digest(again)
+
+
+def test_questions_of_the_run_that_were_not_its_test_are_none_of_a_transfer(tmp_path, monkeypatch):
+    run, hashes = RunDir(tmp_path), {"labelled.csv": "a"}
+    write_json(run.lock, {"data": hashes})
+
+    def context(test, data=hashes):
+        task = SimpleNamespace(
+            name="other", splits=lambda: {"test": test}, data_hashes=lambda: data, prepare=lambda _: None
+        )
+        return SimpleNamespace(task=task)
+
+    monkeypatch.setattr(transfer, "RunContext", lambda *_: context(["1", "2"]))
+    fault = transfer._known_questions(run, None, context(["2", "3", "4"]))  # pyright: ignore[reportArgumentType]
+    assert "2 of its 3 test questions are the run's own train, dev or val" in fault
+    for same in (context(["1", "2"]), context(["2"]), context(["2", "3"], {"labelled.csv": "b"})):
+        assert transfer._known_questions(run, None, same) == ""  # pyright: ignore[reportArgumentType]
+
+
+def test_what_was_killed_after_its_last_test_is_ended_and_before_its_first_is_nothing_to_verify(tmp_path):
+    folder = RunDir(tmp_path / "transfer")
+    folder.path.mkdir()
+    journal = Journal(folder.journal)
+    assert list(_check_transfer(folder)) == []
+    for n in (2, 1):
+        journal.append("done", step=f"test/gen_{n}", result={"generation": n})
+    journal.close()
+    for _ in range(2):
+        transfer._carry_out(folder, folder, None, None, [2, 1], "")  # pyright: ignore[reportArgumentType]
+    assert [entry["best"] for entry in JournalReader(folder.journal).of("ended")] == [2]
 
 
 def test_an_adapter_comes_along_only_onto_its_own_base(own, tmp_path):
@@ -85,7 +129,7 @@ def test_an_adapter_comes_along_only_onto_its_own_base(own, tmp_path):
     def reason(config, sha256):
         policy = SimpleNamespace(base_id="tiny", base_sha256=sha256)
         context = SimpleNamespace(config=config, gateway=SimpleNamespace(policy=lambda: policy))
-        return transfer._why_not_adapter(context, tmp_path)  # pyright: ignore[reportArgumentType]
+        return transfer._adapter_fault(context, tmp_path)  # pyright: ignore[reportArgumentType]
 
     assert reason(trained, "a" * 64) == ""
     assert "is for tiny (sha256 aaaaaaaaaaaa), not for tiny" in reason(trained, "b" * 64)

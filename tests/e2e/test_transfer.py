@@ -70,6 +70,9 @@ def test_with_another_model_it_is_tested_once_and_what_the_provider_refuses_is_n
     submission.write_text("id,label\n")
     broken = subprocess.run(command, capture_output=True, text=True, check=False)
     assert broken.returncode == 1 and re.search("FAULT transfer to .*changed since", broken.stdout)
+    (folder / "lock.json").write_text("{}")
+    broken = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert broken.returncode == 1 and re.search("FAULT transfer to .*lock.json: changed since", broken.stdout)
 
 
 @pytest.mark.slow

@@ -248,7 +248,7 @@ def test_records_are_whole_lines_of_json(scene):
 
 def future_of(result):
     future = Future()
-    future.set_exception(result) if isinstance(result, Exception) else future.set_result(result)
+    future.set_exception(result) if isinstance(result, BaseException) else future.set_result(result)
     return future
 
 
@@ -275,9 +275,9 @@ def test_a_service_of_the_host_is_reached_by_its_name_with_the_sessions_token(sc
         assert posted(guest, "/sia/try", {}).status_code == 404
 
 
-def test_what_a_service_raises_is_the_sessions_trouble_and_not_told_to_the_sandbox(scene):
+@pytest.mark.parametrize("spent", [BudgetSpent("run", "budget.usd=1: a secret figure"), KeyboardInterrupt("secret")])
+def test_what_a_service_raises_is_the_sessions_trouble_and_not_told_to_the_sandbox(scene, spent):
     scene.open()
-    spent = BudgetSpent("run", "budget.usd=1: a secret figure")
     with scene.models.open_session(scene.grant(role="meta"), service=lambda *_: future_of(spent)) as session:
         answer = posted(Guest(session), "/sia/try", {}).json()
         assert "cannot go on" in answer["error"] and "secret" not in answer["error"]

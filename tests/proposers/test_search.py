@@ -10,7 +10,7 @@ from sia_runner.proposers import recipe_space
 from sia_runner.proposers.protocol import Brief
 from sia_runner.proposers.recipe_memory import SearchMemory
 from sia_runner.proposers.recipe_space import Space, Variant
-from sia_runner.proposers.recipes import SuccessiveHalving, crossed, neighbours, variants_for_breadth
+from sia_runner.proposers.recipes import SuccessiveHalving, crossovers, neighbours, variants_for_breadth
 from sia_runner.records import Lever, PastGeneration, Trial
 from tests.proposers.synthetic import ENTRY, write_task
 
@@ -109,7 +109,7 @@ def test_a_recipe_without_constants_has_no_neighbours(space):
 
 def test_a_merge_of_two_variants_has_constants_of_either():
     one, other = (Variant("rich", {"A": value, "B": value, "C": value}) for value in (1, 2))
-    drawn = {tuple(variant.constants.values()) for variant in islice(crossed(one, other, Random(0)), 200)}
+    drawn = {tuple(variant.constants.values()) for variant in islice(crossovers(one, other, Random(0)), 200)}
     assert drawn == {(a, b, c) for a in (1, 2) for b in (1, 2) for c in (1, 2)}
 
 

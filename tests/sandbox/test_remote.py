@@ -21,7 +21,7 @@ from sia_runner.sandbox.stream import (
     Frames,
     LinkLost,
     StreamFault,
-    TooMuch,
+    TreeTooLarge,
     path_parts,
     receive_tree,
     send_tree,
@@ -192,8 +192,36 @@ def test_a_tree_is_the_same_on_both_ends_without_links_and_what_is_too_deep(tmp_
     assert (target / "a" / "program").read_bytes() == (source / "a" / "program").read_bytes()
     assert os.access(target / "a" / "program", os.X_OK) and not os.access(target / "link", os.F_OK)
     assert {path.name for path in target.iterdir()} == {"a", "d", "empty"} and (target / "a" / "b").is_dir()
-    with pytest.raises(TooMuch):
+    with pytest.raises(TreeTooLarge):
         send_tree(Frames(-1, -1), str(source), 1 << 16)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_folders_that_a_harness_may_not_read_itself_are_left_out(tmp_path: Path) -> None:
+    """The far end of an ordinary user meets them: that is no fault of the host."""
+    source, user = tmp_path / "source", 61234
+    for name, mode in (("closed", 0), ("listed", 0o444), ("open", 0o755)):
+        (source / name / "below").mkdir(parents=True)
+        os.chown(source / name, user, user)
+        (source / name).chmod(mode)
+    for folder in (source, *source.parents[:3]):
+        folder.chmod(0o755)
+    reader, writer = os.pipe()
+    if (child := os.fork()) == 0:
+        os.setuid(user)
+        try:
+            send_tree(Frames(-1, writer), str(source), 1 << 20, owner=user)
+            os._exit(0)
+        except BaseException:
+            os._exit(1)
+    (tmp_path / "target").mkdir()
+    os.close(writer)
+    try:
+        receive_tree(Frames(reader, -1).receive, str(tmp_path / "target"), 1 << 20)
+    finally:
+        os.close(reader)
+        assert os.waitpid(child, 0)[1] == 0
+    assert {path.name for path in (tmp_path / "target").iterdir()} == {"closed", "listed", "open"}
 
 
 def ssh(**keys: object) -> Ssh:

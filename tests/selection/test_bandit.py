@@ -33,6 +33,13 @@ def test_each_model_is_tried_once_in_order_and_the_first_harness_was_no_try():
     assert choose_model(MODELS, [FIRST, past(2, "small"), unscored], "0", True) == "large"
 
 
+def test_a_model_whose_harnesses_never_worked_is_not_the_only_one_tried():
+    history = [past(1, "small", status="failed")]
+    assert choose_model(MODELS, history, "0", True) == "large"
+    assert choose_model(MODELS, [*history, past(2, "large", 0.0, status="accepted")], "0", True) == "large"
+    assert len(chosen([*history, past(2, "large", status="failed")])) == 2
+
+
 def test_spending_shifts_to_the_one_that_gains_per_dollar():
     history = [FIRST]
     for k in range(12):

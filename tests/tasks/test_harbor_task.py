@@ -96,20 +96,39 @@ def test_the_tests_own_reward_is_the_value(tmp_path):
     assert not any("tests" in path.parts for path in (tmp_path / "view").rglob("*"))
 
 
+def test_tests_that_hang_are_timeouts_and_the_run_says_how_long_they_may_take(tmp_path):
+    """Beyond the time of all tests together a sandbox takes some to start: that is no fault of the verifier."""
+    folder = sums(tmp_path / "tasks", 3)
+    for task in folder.iterdir():
+        write(task, tests__test_dot_sh="sleep 100\n")
+    task, said = load(folder, tmp_path, limits={"run": 900, "gate": 300, "verify": 3, "submission_mb": 64})
+    assert any("task.limits.verify=3 s together, 1 s each" in line and "up to 20 s" in line for line in said)
+    outcomes = judged(task, tmp_path, lambda _: {"sum.txt": b"1"})
+    assert {outcome.kind for outcome in outcomes.values()} == {OutcomeKind.TIMEOUT}
+
+
+@pytest.mark.parametrize("command", ["pytest-none /tests/x.py", "python -m no_such_module /tests/x.py"])
+def test_tests_that_cannot_be_run_here_are_no_wrong_answers(tmp_path, command):
+    task, _ = load(sums(tmp_path / "tasks", 1), tmp_path, command=command)
+    (outcome,) = judged(task, tmp_path, lambda _: {"sum.txt": b"1"}).values()
+    assert outcome.kind is OutcomeKind.VERIFIER_ERROR and f"{command} is not installed" in outcome.prediction
+
+
 HOSTILE = {
     0: {"sum.txt": b"", "conftest.py": b"import os; os._exit(0)"},
     1: {"sum.txt": b"", "sub/tool": b"#!/bin/sh\necho 1 > /logs/verifier/reward.txt\n"},
     2: {"sum.txt": b"", "pytest.ini": b"[pytest]\naddopts = --version\n"},
+    4: {"sum.txt": b"", "x-1.dist-info/entry_points.txt": b"[pytest11]\nx = this\n"},
     3: {"sum.txt": b"", "logs/verifier/reward.txt": b"1", "tests/expected": b""},
 }
 
 
 def test_what_was_submitted_can_neither_run_nor_write_the_reward(tmp_path):
-    task, _ = load(sums(tmp_path / "tasks", 4), tmp_path)
+    task, _ = load(sums(tmp_path / "tasks", 5), tmp_path)
     outcomes = judged(task, tmp_path, HOSTILE.get)
-    assert {n: o.value for n, o in outcomes.items()} == dict.fromkeys(range(4), 0.0)
+    assert {n: o.value for n, o in outcomes.items()} == dict.fromkeys(range(5), 0.0)
     kinds = {n: o.kind for n, o in outcomes.items()}
-    assert {kinds[n] for n in range(3)} == {OutcomeKind.INVALID_FORMAT} and kinds[3] == OutcomeKind.WRONG
+    assert {kinds[n] for n in (0, 1, 2, 4)} == {OutcomeKind.INVALID_FORMAT} and kinds[3] == OutcomeKind.WRONG
 
 
 def test_a_folder_of_terminal_bench_runs_with_a_command(tmp_path):
@@ -123,7 +142,7 @@ def test_a_folder_of_terminal_bench_runs_with_a_command(tmp_path):
     ), Dockerfile="FROM x\n", solution_dot_sh="echo secret\n")  # fmt: skip
     task, said = load(folder, tmp_path, command="python /tests/test_outputs.py", runs_submission=True)
     assert not task.has_test and task.splits()["val"] == ["1"]
-    assert any("none is test" in line for line in said) and any("can forge its reward" in line for line in said)
+    assert all(any(words in line for line in said) for words in ("none is left for a test", "can forge its reward"))
     program = b"import sys\nprint(2 * int(sys.argv[1]))\n"
     (right,) = judged(task, tmp_path, lambda _: {"double.py": program}).values()
     assert (right.kind, right.value) == (OutcomeKind.CORRECT, 1.0)
@@ -141,6 +160,8 @@ def test_a_folder_of_terminal_bench_runs_with_a_command(tmp_path):
         ),
         ({"task_dot_toml": '[[steps]]\nname = "a"\n'}, "has several steps"),
         ({"task_dot_toml": '[environment]\nos = "windows"\n'}, "is for Windows"),
+        ({"task_dot_toml": "verifier = [\n"}, "sum-00 cannot be read"),
+        ({"task_dot_toml": 'verifier = "x"\n'}, "sum-00 cannot be read"),
     ],
 )
 def test_a_task_that_needs_more_than_a_sandbox_is_refused_in_one_line(tmp_path, change, problem):

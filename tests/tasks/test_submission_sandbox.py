@@ -1,5 +1,6 @@
 """A verifier's way to run a program in the sandbox: what it says is bounded, and it never outlives the question."""
 
+import json
 import time
 from pathlib import Path
 
@@ -99,6 +100,28 @@ def test_it_is_taken_down_when_nobody_asks_any_more(command, run):
 def test_without_a_sandbox_nothing_runs():
     with pytest.raises(SubmissionSandboxError, match="no sandbox"), SubmissionSandbox([]).run({}, "driver.py", 1):
         pass
+
+
+def test_a_machine_without_memory_is_not_the_submissions_fault():
+    report = {"ending": "machine_out_of_memory", "exit_code": 137, "detail": "killed by the kernel"}
+    with (
+        SubmissionSandbox(["sh", "-c", f"read job; echo '{json.dumps(report)}'"]).run({}, "driver.py", 20) as inside,
+        pytest.raises(SubmissionSandboxError, match="killed by the kernel"),
+    ):
+        inside.hear(20)
+
+
+def test_a_sandbox_on_another_machine_is_refused_before_anything_runs():
+    """Pipes in work/ do not lead there: each submission would look as if its program had crashed."""
+
+    def check(task, *sandbox):
+        verifier_sandbox.check_machine(Components(check_experiment(compose_overrides([task, *sandbox]))))
+
+    elsewhere = ["sandbox=ssh", "sandbox.host=example.org", "sandbox.user=me"]
+    check("task=trimul")
+    check("task=smoke", *elsewhere)
+    with pytest.raises(TaskError, match="task=trimul with sandbox=ssh: .*allowed: a sandbox here"):
+        check("task=trimul", *elsewhere)
 
 
 VERIFIER = """\

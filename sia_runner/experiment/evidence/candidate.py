@@ -12,6 +12,7 @@ from sia_runner.experiment.context import RunContext
 from sia_runner.experiment.execution import harness_saw_val_labels, outcomes_of_split, score_outcomes
 from sia_runner.records import Json, Outcome, OutcomeKind, PastGeneration, Score, count_kinds
 from sia_runner.store.run_directory import read_json, read_outcomes, write_text
+from sia_runner.tasks.protocol import Task
 from sia_runner.tasks.splits import confusion_strata, stratified_order
 from sia_runner.text import strip_control_characters, table_cell
 
@@ -48,8 +49,7 @@ class CandidateEvidence:
         dev = outcomes_of_split(context, read_outcomes(generation.scores), "dev")
         # one by one, so that the unit of each is known; it is not shown
         visible = [(outcome.unit, content) for outcome in dev for content in task.failures([outcome], 1)]
-        # No longer than the longest answer: a label fits, a list of what was learned from val does not.
-        limit = max((len(content["gold"]) for _, content in visible), default=0) if saw_labels else None
+        limit = longest_prediction(task, [content for _, content in visible])
         harness_runs = generation.harness_runs(len(task.rounds("select")))
         return CandidateEvidence(
             n=n,
@@ -78,6 +78,14 @@ class CandidateEvidence:
             "dev": self.dev_score.to_json() if self.dev_score else None,
             "outcomes": count_kinds(self.dev),
         }
+
+
+def longest_prediction(task: Task, failures: Sequence[Mapping[str, Any]]) -> int | None:
+    """Return how many characters of a prediction a proposer may read; None: all.
+
+    Of a harness that was told labels of val as many as the longest answer has: a list of what it learned does not fit.
+    """
+    return max((len(each["gold"]) for each in failures), default=0) if harness_saw_val_labels(task) else None
 
 
 def confused_pairs(failures: Sequence[DevFailure]) -> list[Json]:

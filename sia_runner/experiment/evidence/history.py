@@ -119,18 +119,18 @@ def distil_lessons(
 
     `dev` returns the outcomes of a scored candidate. A candidate without a fair chance teaches nothing.
     """
-    parents, tried = parents_by_generation(history), dict[str, list[PastGeneration]]()
-    values = {past.n: past.val is not None for past in history}
+    parents, by_title = parents_by_generation(history), dict[str, list[PastGeneration]]()
+    scored = {past.n for past in history if past.val is not None}
     for past in history:
         if past.status in (Status.REJECTED, Status.FAILED):
-            tried.setdefault(" ".join(past.title.casefold().split()), []).append(past)
-    groups = sorted(tried.values(), key=lambda pasts: (-len(pasts), -pasts[-1].n))[:MOST_LESSONS]
+            by_title.setdefault(" ".join(past.title.casefold().split()), []).append(past)
+    groups = sorted(by_title.values(), key=lambda pasts: (-len(pasts), -pasts[-1].n))[:MOST_LESSONS]
     lessons: list[Lesson] = []
     for pasts in groups:
         newest, numbers = pasts[-1], tuple(past.n for past in pasts)
         lesson = Lesson(newest.title, numbers, f"{newest.status}: {newest.reason}")
         parent = parents[newest.n]
-        if newest.val is not None and parent is not None and values.get(parent):
+        if parent is not None and {newest.n, parent} <= scored:
             outcomes = {outcome.unit: outcome for outcome in dev(newest.n)}
             new = {unit: outcome.value for unit, outcome in outcomes.items()}
             old = {outcome.unit: outcome.value for outcome in dev(parent)}

@@ -46,8 +46,9 @@ def enter() -> Workspace:
     settings = json.loads((_HERE / "settings.json").read_text(encoding="utf-8"))
     prompt = (_HERE / "prompt.md").read_text(encoding="utf-8")
     # the sandbox chooses its paths, so the host could not write them
-    for mark, path in (("@EVIDENCE@", evidence), ("@HARNESS@", work / "harness"), ("@BENCH@", _HERE / "bench.py")):
+    paths = {"@EVIDENCE@": evidence, "@HARNESS@": work / "harness", "@ASK_HOST@": _HERE / "ask_host.py"}
+    for mark, path in paths.items():
         prompt = prompt.replace(mark, os.fspath(path))
     os.chdir(work)
-    os.environ["SIA_WORK"] = os.fspath(work)  # for bench.py, wherever the agent calls it from
+    os.environ["SIA_WORK"] = os.fspath(work)  # for ask_host.py, wherever the agent calls it from
     return Workspace(evidence, work, work / "harness", prompt, settings["turns"], os.environ["SIA_MODEL"])

@@ -7,10 +7,10 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sia_runner.records import Outcome, Score
+from sia_runner.records import Score
 from sia_runner.results.compare import compare_runs
-from sia_runner.results.report.runs import ReportedRun, published_figures
-from sia_runner.selection.scoring import mean_value, paired_difference
+from sia_runner.results.report.runs import ReportedRun, is_question_mean, published_figures
+from sia_runner.selection.scoring import paired_difference
 from sia_runner.store.files import as_dict, as_int, as_number
 from sia_runner.store.generations import CONTROL, SIA_H, SIA_WH
 from sia_runner.store.run_directory import RunDirectoryError
@@ -367,16 +367,11 @@ def _run_gain(run: ReportedRun, initial: Score, final: Score) -> RunGain:
     if run.best == run.first:
         return RunGain(run, difference, cost, 0, 0, None, f"no change{directed}")
     old, new = run.answers.get(run.first or 0, ()), run.answers.get(run.best or 0, ())
-    if not (_is_question_mean(old, initial) and _is_question_mean(new, final)):
+    if not (is_question_mean(old, initial) and is_question_mean(new, final)):
         return RunGain(run, difference, cost, None, None, None, f"{UNTESTED}{directed}")
     pair = paired_difference(new, old, run.higher_is_better)
     verdict = TIE if pair.p_value >= _SIGNIFICANCE_LEVEL else "better" if cost.points > 0 else "worse"
     return RunGain(run, difference, cost, pair.lost, pair.won, pair.p_value, f"{verdict}{directed}")
-
-
-def _is_question_mean(outcomes: Sequence[Outcome], score: Score) -> bool:
-    """Check that the score is the mean of the outcomes: McNemar's test holds for means over questions only."""
-    return bool(outcomes) and abs(mean_value(outcomes) - score.value) < 1e-9
 
 
 @dataclass(frozen=True, slots=True)

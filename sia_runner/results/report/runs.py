@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import yaml
@@ -15,7 +14,7 @@ from sia_runner.records import Json, Outcome, Score
 from sia_runner.results.compare import MAX_FILE_BYTES, FinishedRun, read_finished_runs, read_test_outcomes
 from sia_runner.results.index import find_runs, lease_holder, read_config, run_status
 from sia_runner.results.run import FinalTestResult, read_test_results
-from sia_runner.selection.scoring import paired_difference
+from sia_runner.selection.scoring import mean_value, paired_difference
 from sia_runner.store.directions import Direction, read_directions
 from sia_runner.store.files import as_dict, as_int, as_list, as_number, as_text, list_folder, load_json
 from sia_runner.store.generations import SIA_WH, GenerationRecord, earned_mode
@@ -121,6 +120,7 @@ class Transfer:
     initial: Score | None  # of the first harness; None where that is the best one
     gain: str  # the paired difference of the two, in words
     looks: int  # uses of the task's test set
+    data: Mapping[str, Any]  # file name -> sha256 of the task's data
 
     @property
     def sentence(self) -> str:
@@ -149,12 +149,8 @@ def _read_transfer(folder: Path) -> Transfer | None:
     metric = as_dict(task.get("metric"))
     gain = ""
     if first is not None:
-        new, old = (read_test_outcomes(folder, journal, n) for n in (best, first))
-        if new and old:
-            pair = paired_difference(new, old, metric.get("higher_is_better") is not False)
-            difference = fmean(o.value for o in new) - fmean(o.value for o in old)
-            words = f"{difference:+.3f} ± {pair.standard_error:.3f} on the same questions"
-            gain = f"{words} ({pair.won} won, {pair.lost} lost, p={pair.p_value:.2g})"
+        sides = [(read_test_outcomes(folder, journal, n), tested[n].score) for n in (best, first)]
+        gain = _gain_in_words(*sides, higher_is_better=metric.get("higher_is_better") is not False)
     return Transfer(
         name=folder.name,
         label=one_line(as_text(opening.get("label")), 200),
@@ -166,7 +162,28 @@ def _read_transfer(folder: Path) -> Transfer | None:
         initial=None if first is None else tested[first].score,
         gain=gain,
         looks=len(tested),
+        data=as_dict(as_dict(load_json(folder, "lock.json")).get("data")),
     )
+
+
+_Tested = tuple[Sequence[Outcome], Score | None]
+
+
+def _gain_in_words(new: _Tested, old: _Tested, *, higher_is_better: bool) -> str:
+    (new_outcomes, final), (old_outcomes, initial) = new, old
+    if final is None or initial is None or not new_outcomes or not old_outcomes:
+        return ""
+    difference = final.value - initial.value
+    if not (is_question_mean(new_outcomes, final) and is_question_mean(old_outcomes, initial)):
+        return f"{difference:+.3f}, not tested: the metric is no mean over questions"
+    pair = paired_difference(new_outcomes, old_outcomes, higher_is_better)
+    words = f"{difference:+.3f} ± {pair.standard_error:.3f} on the same questions"
+    return f"{words} ({pair.won} won, {pair.lost} lost, p={pair.p_value:.2g})"
+
+
+def is_question_mean(outcomes: Sequence[Outcome], score: Score) -> bool:
+    """Check that the score is the mean of the outcomes: McNemar's test holds for means over questions only."""
+    return bool(outcomes) and abs(mean_value(outcomes) - score.value) < 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +260,7 @@ def read_run(source: RunSource) -> ReportedRun:
     generations = [replace(g, usage=usages.get(g.n)) for g in read_generations(journal, alive)]
     best, results = find_incumbent(generations), read_test_results(journal)
     tested = {result.generation: result for result in results if result.generation is not None}
-    transfers = tuple(read_transfers(source.path))
+    transfers, lock = tuple(read_transfers(source.path)), as_dict(load_json(source.path, "lock.json"))
     arm, not_compared = _finished_run(source)
     faults = [journal.fault] if journal.fault else []
     # figures come from the journal: a finished run's summary that differs was edited
@@ -263,8 +280,9 @@ def read_run(source: RunSource) -> ReportedRun:
         answers={n: answers for n in tested if (answers := read_test_outcomes(source.path, journal, n))},
         usage=summary.get("usage") if isinstance(summary.get("usage"), dict) else None,
         seconds=round(sum(as_number(entry.get("seconds")) or 0.0 for _, entry in journal.done()), 1),
-        looks=len(results) + sum(transfer.looks for transfer in transfers if transfer.task == run.task),
-        lock=as_dict(load_json(source.path, "lock.json")),
+        looks=len(results)
+        + sum(each.looks for each in transfers if each.task == run.task or each.data == lock.get("data")),
+        lock=lock,
         resumed=tuple(" ".join(map(str, entry.get("overrides", []))) for entry in journal.of("resumed")),
         arm=arm,
         directions=read_directions(journal),

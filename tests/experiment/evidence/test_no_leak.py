@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from sia_runner.experiment.workbench import ProposalWorkbench
 from sia_runner.store.run_directory import read_json
 from tests.experiment.evidence import secrets_task
 from tests.harnesses import CRASH, HEAD
@@ -135,3 +136,11 @@ def test_a_harness_that_was_taught_val_cannot_tell_it_by_printing_or_answering(t
     told = [json.loads(line)["prediction"] for line in (folder / "failures.jsonl").read_text().splitlines()]
     longest = max(len(gold) for gold in golds(taught, "dev"))
     assert told and all(len(prediction) <= longest for prediction in told), "room for an answer, not for a list"
+
+
+def test_nor_by_the_answers_of_a_trial(taught, tmp_path):
+    bench = ProposalWorkbench(taught.context, 2, tmp_path, None)
+    (trial,) = bench.try_out([{"target_agent.py": TEACHER}], share=1.0)
+    longest = max(len(gold) for gold in golds(taught, "dev"))
+    assert trial.examples and all(len(example["prediction"]) <= longest for example in trial.examples)
+    assert not trial.output and trial.n

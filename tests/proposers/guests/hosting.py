@@ -12,7 +12,7 @@ import pytest
 
 from sia_runner.config.components import HostedProvider as Provider
 from sia_runner.config.experiment import BudgetConfig
-from sia_runner.experiment.workbench import ServiceDesk
+from sia_runner.experiment.workbench import ServiceQueue
 from sia_runner.gateway.service import GatewayService
 from sia_runner.proposers.protocol import EarlierCandidate, Files, GuestResult, Services
 from sia_runner.records import Trial
@@ -50,8 +50,8 @@ class Host:
         _write(place / "work" / "harness", harness)
         grant = Grant("meta", 1, "gen_1", "propose", self.home / "trajectories.jsonl", calls=calls)
         log = place / "stdout.log"
-        desk = ServiceDesk(services or {})
-        with self.models.open_session(grant, service=desk.submit) as session, desk:
+        queue = ServiceQueue(services or {})
+        with self.models.open_session(grant, service=queue.submit) as session, queue:
             limits = SandboxLimits(seconds=seconds)
             job = SandboxJob(place / "program", entry, inputs, place / "work", log, limits, door=session.door)
             self.ended = ended = Bubblewrap().run(job)
@@ -67,7 +67,7 @@ class Host:
         self.tried += [dict(files) for files in batch]
         return [Trial(0.25, questions or 0, 1.0, examples=({"question": "tried-question", "gold": "tried-gold"},))]
 
-    def look_back(self, n: int) -> EarlierCandidate:
+    def earlier_candidate(self, n: int) -> EarlierCandidate:
         return EarlierCandidate(
             {"target_agent.py": f"print('candidate-{n}')\n"}, [{"question": "q", "gold": "g-of-dev"}]
         )

@@ -132,7 +132,7 @@ class Bench:
         self.ran += len(batch)
         return [Trial(0.5, questions, 1.0) for _ in batch]
 
-    def look_back(self, n):
+    def earlier_candidate(self, n):
         return EarlierCandidate({"target_agent.py": f"print({n})"}, [{"gold": "right"}])
 
 
@@ -174,5 +174,5 @@ def test_only_earlier_generations_that_it_knows_can_be_opened(first, later):
 def test_the_instructions_name_trials_and_earlier_candidates_where_there_are_any(context, later):
     known = replace(later, history=[PastGeneration(1, Lever.HARNESS, "", "accepted", "", None)])
     text = look(context, known, trials=6).program["prompt.md"]
-    assert "`python @BENCH@ try`" in text and "6 times at most" in text and "`python @BENCH@ candidate N`" in text
-    assert "@BENCH@" not in look(context, replace(known, blind=True), trials=6).program["prompt.md"]
+    assert "`python @ASK_HOST@ try`" in text and "6 times at most" in text and "`python @ASK_HOST@ candidate N`" in text
+    assert "@ASK_HOST@" not in look(context, replace(known, blind=True), trials=6).program["prompt.md"]

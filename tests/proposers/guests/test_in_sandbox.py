@@ -120,7 +120,7 @@ def worked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             f"touch {evidence}/mine {harness}/../../mine 2>&1 | sed s/^/refused-/",
             f"cat {hidden}",
             f'python -c "{connect}" 2>&1 | tail -1 | sed s/^/outward-/',
-            *(f"python {bench(told[-1])} {what}" for what in ("try", "try", "candidate 2", "candidate 7")),
+            *(f"python {ask_host(told[-1])} {what}" for what in ("try", "try", "candidate 2", "candidate 7")),
             "cat candidates/gen_2/harness/target_agent.py candidates/gen_2/failures.jsonl",
             "cat /proc/*/environ 2>/dev/null | tr '\\0' '\\n' | sed s/^/env-/",
         ]
@@ -151,9 +151,9 @@ def test_it_changes_its_harness_and_says_why(worked):
     assert "it-says-new" in worked.told
 
 
-def bench(text: str) -> str:
+def ask_host(text: str) -> str:
     """Where the program lies by which the agent asks its host."""
-    (path,) = {*re.findall(r"`python (/\S+/bench\.py) try`", text)}
+    (path,) = {*re.findall(r"`python (/\S+/ask_host\.py) try`", text)}
     return path
 
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sia_runner.proposers.guest_programs.ask_host import read_files
 from sia_runner.proposers.guests import LAST_MESSAGE_FILE, guest_proposal
 from sia_runner.proposers.protocol import Brief, GuestResult
 from sia_runner.records import Lever, Proposal, Usage
@@ -50,6 +51,14 @@ def test_its_own_note_and_hidden_files_and_caches_are_no_part_of_the_harness():
     }
     made = judge(NEW | rubbish | {"lib/help.py": "X = 1\n"} | said("Title"))
     assert set(made.files) == {"target_agent.py", "lib/help.py"}
+
+
+def test_a_trial_runs_the_files_that_would_be_proposed(tmp_path):
+    for name in (".claude/settings.json", "lib/.cache", "__pycache__/a.txt", "a/node_modules/b.js", "lib/help.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    (tmp_path / "picture").write_bytes(b"\xff")
+    assert set(read_files(tmp_path)) == {"lib/help.py"}
 
 
 def test_a_deleted_file_is_a_change():

@@ -89,7 +89,7 @@ class Bench:
         self.measured.append(dict(files))
         return self.rewards
 
-    def look_back(self, n: int) -> EarlierCandidate:
+    def earlier_candidate(self, n: int) -> EarlierCandidate:
         return EarlierCandidate({ENTRY: f"print({n})"}, [{"question": "2 + 2", "prediction": "5", "gold": "4"}])
 
     def host(self, *_: Any, **__: Any) -> GuestResult:

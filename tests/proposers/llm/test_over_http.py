@@ -35,7 +35,7 @@ class Bench:
     def try_out(self, batch: Sequence[Files], *, share: float, questions: int | None = None) -> list[Trial]:
         return [Trial(min(1.0, files[ENTRY].count("good") / 4), 4, 0.1) for files in batch]
 
-    def look_back(self, n: int) -> Any:
+    def earlier_candidate(self, n: int) -> Any:
         raise AssertionError("nothing came before")
 
     def host(self, *_: Any, **__: Any) -> Any:

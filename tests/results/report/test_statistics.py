@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sia_runner.records import Outcome, OutcomeKind, Score
 from sia_runner.results.report.analysis import (
     TIE,
     SeedMean,
@@ -12,6 +13,7 @@ from sia_runner.results.report.analysis import (
     mean_over_questions,
     pair_verdict,
 )
+from sia_runner.results.report.runs import _gain_in_words
 
 
 def test_the_interval_over_seeds_is_students():
@@ -66,3 +68,16 @@ def test_seeds_are_averaged_question_by_question():
     result = mean_over_questions([{"a": 1.0, "b": 0.0}, {"a": 0.0, "b": 0.0}])
     assert (result.value, result.n) == (0.25, 2)
     assert mean_over_questions([{"a": 1.0, "b": 0.0}, {"a": 0.0, "c": 0.0}]) is None
+
+
+def test_a_transfers_gain_is_tested_only_where_the_metric_is_a_mean_over_questions():
+    def side(*values, score):
+        outcomes = [Outcome(str(k), OutcomeKind.PARTIAL, value) for k, value in enumerate(values)]
+        return outcomes, Score(score, (0.0, 1.0), len(values))
+
+    old, new = side(0.0, 0.0, 1.0, score=1 / 3), side(1.0, 1.0, 1.0, score=1.0)
+    assert _gain_in_words(new, old, higher_is_better=True).startswith("+0.667 ±")
+    assert "(2 won, 0 lost" in _gain_in_words(new, old, higher_is_better=True)
+    ranked = _gain_in_words(side(1.0, 1.0, 1.0, score=0.9), side(0.0, 0.0, 1.0, score=0.8), higher_is_better=True)
+    assert ranked.startswith("+0.100, not tested") and "won" not in ranked
+    assert _gain_in_words(([], new[1]), old, higher_is_better=True) == ""

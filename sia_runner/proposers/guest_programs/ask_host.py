@@ -1,7 +1,7 @@
-"""What the agent may have its host do, from a shell. This runs inside the sandbox.
+"""Asks the host, from the agent's shell, for what only the host can do. This runs inside the sandbox.
 
-python bench.py try            run WORK/harness on a few dev questions; the number of trials is limited
-python bench.py candidate N    copy an earlier candidate and the dev questions it failed to candidates/gen_N
+python ask_host.py try            run WORK/harness on a few dev questions; the number of trials is limited
+python ask_host.py candidate N    copy an earlier candidate and the dev questions it failed to candidates/gen_N
 """
 
 import json
@@ -12,7 +12,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-_CACHES = {"__pycache__", ".git"}
+CACHE_FOLDERS = {"__pycache__", "node_modules"}  # as in sia_runner.proposers.files, which is not here
 
 
 def ask(name: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -28,11 +28,11 @@ def ask(name: str, body: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_files(folder: Path) -> dict[str, str]:
-    """Return the text files of a folder, as the host takes them over at the end."""
+    """Return the text files of a folder: those that the host collects at the end."""
     files = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
-        hidden = any(part.startswith(".") or part in _CACHES for part in name.parts)
+        hidden = any(part.startswith(".") or part in CACHE_FOLDERS for part in name.parts)
         if path.is_file() and not path.is_symlink() and not hidden:
             try:
                 files[name.as_posix()] = path.read_text(encoding="utf-8")
