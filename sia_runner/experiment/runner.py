@@ -227,7 +227,10 @@ def stored_config(run: RunDir, overrides: Sequence[str] = ()) -> Experiment:
             tree = tree.get(section) or {}
         if name not in tree:
             raise RunDirectoryError(f"{override}: no such key; there is: {', '.join(tree)}")
-        tree[name] = value if name in ("key_file", "dir") else yaml.safe_load(value)
+        try:
+            tree[name] = value if name in ("key_file", "dir") else yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise RunDirectoryError(f"{override}: the value is no YAML; quote it") from None
     config = check_experiment(composed)
     if (folder := getattr(config.task, "dir", None)) and not Path(folder).is_dir():
         remedy = "if it was moved: resume RUN_DIR task.dir=DIR, verify --task-dir DIR RUN_DIR"

@@ -9,6 +9,7 @@ from sia_runner.commands import transfer
 from sia_runner.commands.verify import _check_transfer
 from sia_runner.config.composition import register_resolvers
 from sia_runner.config.experiment import check_experiment
+from sia_runner.experiment.runner import stored_config
 from sia_runner.store.journal import Journal, JournalReader
 from sia_runner.store.run_directory import RunDir, RunDirectoryError, write_json
 from tests.config.test_providers import composed
@@ -59,6 +60,14 @@ def test_other_keys_are_refused_in_a_line(own, override, why):
     with pytest.raises(RunDirectoryError) as refused:
         transfer.transfer_config(own("task=arithmetic", *HOSTED), [override])
     assert why in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_resumed_runs_override_that_is_no_yaml_is_refused_in_a_line(own, tmp_path):
+    run = RunDir(tmp_path)
+    write_json(run.config, own("task=smoke").model_dump(mode="json", by_alias=True))
+    assert stored_config(run, ["budget.usd=2"]).budget.usd == 2
+    with pytest.raises(RunDirectoryError, match=r"^budget\.usd=\[1: the value is no YAML; quote it$"):
+        stored_config(run, ["budget.usd=[1"])
 
 
 def test_equal_settings_are_one_transfer_and_others_are_not(own):
