@@ -11,7 +11,7 @@ from sia_runner.gateway.ledger_files import read_totals
 from sia_runner.proposers.guests import ClaudeCode, OpenHands, PydanticAI
 from sia_runner.proposers.protocol import ProposerError
 from tests.harnesses import ASK, HEAD, MAJORITY, RAREST, WORDS
-from tests.proposers.guests.test_in_sandbox import HANDS, bench
+from tests.proposers.guests.test_in_sandbox import HANDS, ask_host
 from tests.provider import Answer, ProviderServer
 from tests.scripts.serving import KEY, use
 
@@ -31,9 +31,11 @@ def script_of(hands, told):
         n, path = int(found[1]), re.search(r"`(/\S+/harness)` is the harness", request.text)[1]
         write = f"cat > {path}/target_agent.py <<'END'\n{PLAN[n - 1]}\nEND\n"
         look = (
-            f"python {bench(request.text)} candidate 1; cat candidates/gen_1/harness/target_agent.py; " if n > 1 else ""
+            f"python {ask_host(request.text)} candidate 1; cat candidates/gen_1/harness/target_agent.py; "
+            if n > 1
+            else ""
         )
-        steps = [f"{write}python {bench(request.text)} try", f"{look}python {bench(request.text)} try"]
+        steps = [f"{write}python {ask_host(request.text)} try", f"{look}python {ask_host(request.text)} try"]
         done = sum(message["role"] == "assistant" for message in request.messages)
         if done < len(steps):
             return Answer("Next.", tool_calls=(hands.shell(steps[done]),))
