@@ -30,12 +30,9 @@ def script_of(hands, told):
         told.append(request.text)
         n, path = int(found[1]), re.search(r"`(/\S+/harness)` is the harness", request.text)[1]
         write = f"cat > {path}/target_agent.py <<'END'\n{PLAN[n - 1]}\nEND\n"
-        look = (
-            f"python {ask_host(request.text)} candidate 1; cat candidates/gen_1/harness/target_agent.py; "
-            if n > 1
-            else ""
-        )
-        steps = [f"{write}python {ask_host(request.text)} try", f"{look}python {ask_host(request.text)} try"]
+        ask = f"python {ask_host(request.text)}"
+        look = f"{ask} candidate 1; cat candidates/gen_1/harness/target_agent.py; " if n > 1 else ""
+        steps = [f"{write}{ask} try", f"{look}{ask} try"]
         done = sum(message["role"] == "assistant" for message in request.messages)
         if done < len(steps):
             return Answer("Next.", tool_calls=(hands.shell(steps[done]),))
