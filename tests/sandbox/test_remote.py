@@ -5,6 +5,7 @@ import os
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -196,16 +197,22 @@ def test_a_tree_is_the_same_on_both_ends_without_links_and_what_is_too_deep(tmp_
         send_tree(Frames(-1, -1), str(source), 1 << 16)
 
 
+@pytest.fixture
+def source() -> Iterator[Path]:
+    """A folder to which other users have a way; pytest's own are root's."""
+    with tempfile.TemporaryDirectory(prefix="sia-test-") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_folders_that_a_harness_may_not_read_itself_are_left_out(tmp_path: Path) -> None:
+def test_folders_that_a_harness_may_not_read_itself_are_left_out(tmp_path: Path, source: Path) -> None:
     """The far end of an ordinary user meets them: that is no fault of the host."""
-    source, user = tmp_path / "source", 61234
+    user = 61234
     for name, mode in (("closed", 0), ("listed", 0o444), ("open", 0o755)):
         (source / name / "below").mkdir(parents=True)
         os.chown(source / name, user, user)
         (source / name).chmod(mode)
-    for folder in (source, *source.parents[:3]):
-        folder.chmod(0o755)
     reader, writer = os.pipe()
     if (child := os.fork()) == 0:
         os.setuid(user)
