@@ -90,7 +90,7 @@ ARGUMENTS = {
     "adapters merge": ["trained, 1/gen_2", "merged, 1"],
     "adapters export": ["trained, 1", "taken, 1"],
     "adapters publish": ["trained, 1", "someone/adapter", "--base", "someone/base", "--dry-run", "sent, 1"],
-    "transfer": ["runs/a, b", "task=smoke", "task.gate.questions=7"],
+    "transfer": ["runs/a, b", "task=smoke", "task.metric.name=macro_f1"],
     "approve": ["runs/waiting, 1"],
     "prepare": ["--config-dir", "desk/conf", "task=desk"],
     "prefetch": ["--config-dir", "desk/conf", "task=desk"],
