@@ -19,6 +19,7 @@ import tarfile
 import tempfile
 import threading
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import lru_cache
@@ -88,12 +89,12 @@ class Remote(Sandbox):
         self._python, self._folder, self._backend = python, folder, backend
         self._descriptions: dict[bool, HostDescription] = {}
 
+    @abstractmethod
     def command(self, program: list[str], sockets: tuple[str, str] | None) -> list[str]:
         """Return a command of this machine whose standard streams are those of `program` on the other one.
 
         `sockets`: a path there that shall lead to the Unix socket at a path here, for the user of `program` alone.
         """
-        raise NotImplementedError
 
     def explain(self, stderr: str, code: int | None) -> str:
         """Return in one line why the command ended, from the end of its standard error."""
