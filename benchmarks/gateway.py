@@ -41,23 +41,23 @@ def main() -> None:
         grant = Grant("target", 1, "gen_1", "select", Path(folder) / "trajectories.jsonl")
         with models.open_session(grant) as session:
             direct = {"url": url, "key": os.environ[KEY]}
-            door = {
+            gateway = {
                 "url": "http://gateway/v1",
-                "key": session.door.env["OPENAI_API_KEY"],
-                "socket": str(session.door.socket),
+                "key": session.address.env["OPENAI_API_KEY"],
+                "socket": str(session.address.socket),
             }
             rows = [
-                *_latency(direct, door, args.seconds),
-                _throughput(direct, door, args.callers),
-                *_endurance(models, url, door, args.calls, args.callers),
+                *_latency(direct, gateway, args.seconds),
+                _throughput(direct, gateway, args.callers),
+                *_endurance(models, url, gateway, args.calls, args.callers),
             ]
         models.close()
     print(f"\n{os.cpu_count()} cores, Python {platform.python_version()}, {platform.system()} {platform.release()}\n")
     print(_table([("figure", "directly", "gateway", "target"), ("---", "---:", "---:", "---:"), *rows]))
 
 
-def _latency(direct: Where, door: Where, seconds: float) -> list[Row]:
-    direct_times, gateway_times = _load({"targets": [direct, door], "rate": RATE, "seconds": seconds})
+def _latency(direct: Where, gateway: Where, seconds: float) -> list[Row]:
+    direct_times, gateway_times = _load({"targets": [direct, gateway], "rate": RATE, "seconds": seconds})
     rows = []
     for name, share, limit in (("p50", 0.50, 10), ("p99", 0.99, 50)):
         plain, through = (_quantile(values, share) * 1000 for values in (direct_times, gateway_times))
@@ -66,17 +66,17 @@ def _latency(direct: Where, door: Where, seconds: float) -> list[Row]:
     return rows
 
 
-def _throughput(direct: Where, door: Where, callers: int) -> Row:
+def _throughput(direct: Where, gateway: Where, callers: int) -> Row:
     plain, through = (
         2000 / statistics.median(_load({"targets": [target], "callers": callers, "calls": 2000}) for _ in range(3))
-        for target in (direct, door)
+        for target in (direct, gateway)
     )
     return (f"calls a second, {callers} callers, closed loop", f"{plain:.0f}", f"{through:.0f}", ">= 150")
 
 
-def _endurance(models: GatewayService, url: str, door: Where, calls: int, callers: int) -> list[Row]:
+def _endurance(models: GatewayService, url: str, gateway: Where, calls: int, callers: int) -> list[Row]:
     before, usage_before, began = _tally(url), models.ledger.usage(), _resident()
-    seconds = _load({"targets": [door], "callers": callers, "calls": calls})
+    seconds = _load({"targets": [gateway], "callers": callers, "calls": calls})
     after, usage_after, resident_after = _tally(url), models.ledger.usage(), _resident()
     server = (after["calls"] - before["calls"], _tokens(after) - _tokens(before))
     ledger = (usage_after.calls - usage_before.calls, usage_after.tokens - usage_before.tokens)

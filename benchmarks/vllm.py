@@ -80,15 +80,15 @@ def measure(args: Any, models: GatewayService, policy: VllmPolicy, servers: Any,
         learner.publish()
         name = policy.sampler._live.name  # pyright: ignore[reportPrivateUsage, reportOptionalMemberAccess]
         with models.open_session(grant, "openai") as session:
-            door = {"url": "http://gateway/v1", "key": session.door.env["OPENAI_API_KEY"]}
-            door |= {"socket": str(session.door.socket), "model": "policy"}
+            gateway = {"url": "http://gateway/v1", "key": session.address.env["OPENAI_API_KEY"]}
+            gateway |= {"socket": str(session.address.socket), "model": "policy"}
             direct = [
                 {"url": server.client._url, "key": server.client._key, "model": name}
                 for server in servers._servers  # of the benchmark's own
             ]
-            rates: dict[str, list[float]] = {"direct": [], "door": []}
+            rates: dict[str, list[float]] = {"direct": [], "gateway": []}
             for turn in range(args.rounds + 1 if args.rounds else 0):
-                order = [("direct", direct), ("door", [door])]
+                order = [("direct", direct), ("gateway", [gateway])]
                 for which, targets in order if turn % 2 else reversed(order):  # a busy minute hits both
                     done = _run_load(args, targets, turn)
                     print(f"{which}: {done['tokens']} tokens in {done['seconds']:.1f} s", flush=True)
@@ -97,7 +97,7 @@ def measure(args: Any, models: GatewayService, policy: VllmPolicy, servers: Any,
         if not args.rounds:
             yield from _swaps(args, learner, policy, servers)
             return
-        plain, through = (statistics.median(rates[which]) for which in ("direct", "door"))
+        plain, through = (statistics.median(rates[which]) for which in ("direct", "gateway"))
         figure = f"tokens a second, {args.callers} callers, {args.tokens} tokens each"
         yield [figure, f"{plain:.1f}", f"{through:.1f}", f"{through / plain:.0%}, target >= 90%"]
         yield from _swaps(args, learner, policy, servers)

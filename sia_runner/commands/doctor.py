@@ -155,8 +155,8 @@ def _check_memory(config: Experiment) -> str:
 def _check_sandbox(context: Components) -> str:
     config, box = context.config, context.sandbox
     verifier_sandbox.check_machine(context)
-    box.check(door=config.needs_gateway)
-    gaps = box.gaps(door=config.needs_gateway)
+    box.check(with_gateway=config.needs_gateway)
+    gaps = box.gaps(with_gateway=config.needs_gateway)
     return f"{box.name} works" + (f"; it leaves open: {'; '.join(gaps)}" if gaps else "")
 
 
@@ -215,7 +215,9 @@ def _check_gateway(context: RunContext, gateway: service.GatewayService, role: R
     (harness / "target_agent.py").write_text(_PROBE)
     limits = context.sandbox_limits(_PROBE_SECONDS)
     with gateway.open_session(_grant(role, folder)) as session:
-        result = context.sandbox.run(SandboxJob(harness, "target_agent.py", data, work, log, limits, door=session.door))
+        result = context.sandbox.run(
+            SandboxJob(harness, "target_agent.py", data, work, log, limits, gateway=session.address)
+        )
     if failure := describe_failure(result, log):
         raise SandboxError(f"a harness does not reach the gateway: {failure}")
     return "a harness in the sandbox reaches it"

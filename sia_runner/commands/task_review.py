@@ -79,7 +79,7 @@ def begin_review(context: RunContext, folder: Path) -> None:
     if gateway := context.gateway:
         gateway.check()
     verifier_sandbox.check_machine(context)
-    context.sandbox.check(door=context.config.needs_gateway)
+    context.sandbox.check(with_gateway=context.config.needs_gateway)
 
 
 def run_reference(context: RunContext, folder: Path, report: TaskReview) -> ReferenceSubmission | None:

@@ -131,7 +131,7 @@ def _execute_once(
             log=site.log,
             limits=context.sandbox_limits(seconds),
             python=_interpreter(context.config, harness),
-            door=session.door if session else None,
+            gateway=session.address if session else None,
         )
         result = context.sandbox.run(job)
     raise_if_stopped(result, gateway)
@@ -161,7 +161,7 @@ def run_stage_in_job(stage: Callable[..., R], context: RunContext, n: int, *argu
     """Run a stage in a process of its own, perhaps on another node, which prepares what the driver has prepared."""
     context.task.prepare(lambda _: None)
     try:
-        context.sandbox.check(door=context.config.needs_gateway)
+        context.sandbox.check(with_gateway=context.config.needs_gateway)
     except SandboxError as error:  # of this node: not the candidate's fault
         raise SandboxFailed(f"{socket.gethostname()}: {error}") from error
     try:

@@ -79,7 +79,11 @@ def _lock_content(context: RunContext, overrides: Sequence[str]) -> Json:
         "packages": packages,
         "data": context.task.data_hashes(),
         "policy": _policy_identity(context),
-        "sandbox": {"name": sandbox.name, **sandbox.versions(), "gaps": sandbox.gaps(door=config.needs_gateway)},
+        "sandbox": {
+            "name": sandbox.name,
+            **sandbox.versions(),
+            "gaps": sandbox.gaps(with_gateway=config.needs_gateway),
+        },
         "seeds": {"seed": config.seed, "split_seed": config.split_seed},
     }
 
@@ -249,7 +253,7 @@ def prepare_run(context: RunContext) -> None:
         gateway.check()
     context.build_all()
     check_custom_classes(config)
-    context.sandbox.check(door=config.needs_gateway)
+    context.sandbox.check(with_gateway=config.needs_gateway)
     with suppress(PolicyError):  # of a base whose memory is not computed: it is loaded, and may fail there
         list(fit_lines(config))
     context.compute.check(job_kinds(config))
@@ -299,7 +303,7 @@ def _carry_out(
         with Display(config.max_gen) as display, _signals(), live_dashboard(config, run, display.say):
             opening = [
                 *config.notes,
-                *sandbox_lines(context.sandbox.name, context.sandbox.gaps(door=config.needs_gateway)),
+                *sandbox_lines(context.sandbox.name, context.sandbox.gaps(with_gateway=config.needs_gateway)),
             ]
             for line in [line for line in opening if line not in _printed_lines]:
                 display.say(line)

@@ -43,7 +43,7 @@ def check_gpu(config: Experiment, *, here: bool) -> None:
 
 def check_machine(context: "Components") -> None:
     """Raise TaskError where verifying runs programs, and the sandbox is on another machine than the verifier."""
-    if context.task.executes and getattr(context.sandbox, "elsewhere", False):
+    if context.task.executes and getattr(context.sandbox, "is_remote", False):
         why = "its verifier speaks with programs in the sandbox through pipes, which lead to no other machine"
         raise TaskError(f"task={context.task.name} with sandbox={context.sandbox.name}: {why}; allowed: a sandbox here")
 

@@ -183,8 +183,8 @@ class ProposalWorkbench:
             (harness_folder / name).write_text(text, encoding="utf-8")
         queue = ServiceQueue(services or {})
         with gateway.open_session(self._grant(calls), "".join(program.values()), queue.submit) as session, queue:
-            limits, door = context.sandbox_limits(seconds), session.door
-            job = SandboxJob(guest, entry, data=inputs, work=site.work, log=site.log, limits=limits, door=door)
+            limits, address = context.sandbox_limits(seconds), session.address
+            job = SandboxJob(guest, entry, data=inputs, work=site.work, log=site.log, limits=limits, gateway=address)
             ending = context.sandbox.run(job)
         raise_if_stopped(ending, gateway)
         trouble = session.trouble()

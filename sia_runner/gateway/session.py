@@ -144,9 +144,9 @@ class GatewaySession:
     """One sandbox's session at the gateway. Written on the gateway's loop, read from any thread."""
 
     def __init__(
-        self, grant: Grant, door: GatewayAddress, cache: AnswerCache | None, service: HostService | None = None
+        self, grant: Grant, address: GatewayAddress, cache: AnswerCache | None, service: HostService | None = None
     ) -> None:
-        self.grant, self.door, self.cache, self._service = grant, door, cache, service
+        self.grant, self.address, self.cache, self._service = grant, address, cache, service
         self._slots = asyncio.Semaphore(MAX_CONCURRENT_CALLS)
         self._calls: set[asyncio.Task[object]] = set()
         self._lock, self._usage, self._unsent = threading.Lock(), Usage(), 0

@@ -24,13 +24,13 @@ class Apptainer(Sandbox):
         """Take the path of an image; `gpus`: 0 for none, any other number for all GPUs of this job."""
         self._image, self._gpus = image, gpus
 
-    def check(self, *, door: bool = False) -> None:
+    def check(self, *, with_gateway: bool = False) -> None:
         """Raise SandboxError when this backend cannot work here."""
         _program()
         _image(self._image)
-        driver.try_out(self, door)
+        driver.try_out(self, with_gateway)
 
-    def gaps(self, *, door: bool = False) -> list[str]:
+    def gaps(self, *, with_gateway: bool = False) -> list[str]:
         """List what this backend does not protect on this machine, one sentence each."""
         return driver.kernel_gaps("containers share", "what lies in the container's /tmp is")
 

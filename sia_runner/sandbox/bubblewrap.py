@@ -16,11 +16,11 @@ class Bubblewrap(Sandbox):
 
     name = "bubblewrap"
 
-    def check(self, *, door: bool = False) -> None:
+    def check(self, *, with_gateway: bool = False) -> None:
         """Raise SandboxError when this backend cannot work here."""
-        _check(door)
+        _check(with_gateway)
 
-    def gaps(self, *, door: bool = False) -> list[str]:
+    def gaps(self, *, with_gateway: bool = False) -> list[str]:
         """List what this backend does not protect on this machine, one sentence each."""
         return driver.kernel_gaps("bubblewrap shares", f"{2 * driver.SMALL_MB} MiB in /tmp and /dev/shm are")
 
@@ -34,7 +34,7 @@ def _plan(job: SandboxJob) -> dict[str, Any]:
     uid = driver.unprivileged_uid() if os.geteuid() == 0 else None
     # Since Linux 5.14 a user namespace counts its own processes.
     plan = driver.base_plan(job, python, uid=uid, shared_uid=uid is None and driver.kernel_version() < (5, 14))
-    modules = ["launch.py", "relay.py"] if job.door else ["launch.py"]
+    modules = ["launch.py", "relay.py"] if job.gateway else ["launch.py"]
     files = driver.read_only_files(job, plan, modules, ["passwd", "group", "hosts"])
     arguments = _arguments(python, files, plan["work"], as_root=uid is not None)
     program = f"{OURS}/sia_runner/sandbox/launch.py"
@@ -83,7 +83,7 @@ def _options() -> str:
 
 
 @lru_cache(maxsize=2)
-def _check(door: bool) -> None:
+def _check(with_gateway: bool) -> None:
     if "--size" not in _options():
         raise SandboxError("this bubblewrap is too old; 0.6 or newer is needed")
-    driver.try_out(Bubblewrap(), door)
+    driver.try_out(Bubblewrap(), with_gateway)

@@ -217,10 +217,10 @@ def _become(plan: dict, group: "cgroups.Cgroup | None", output: int, status: int
         os.execve(plan["apptainer"][0], plan["apptainer"], {"PATH": os.defpath, "HOME": "/"})
     ports: list[int] | None = []
     ask = None
-    if plan["launch"]["door"]:
+    if plan["launch"]["gateway"]:
         from sia_runner.sandbox import network, relay
 
-        own_network = plan["launch"]["door"]["way"] == "namespace"
+        own_network = plan["launch"]["gateway"]["way"] == "namespace"
         if own_network:
             network.isolate()
         port, ask = relay.start_relay(plan["launch"], lambda: launch.become_relay(plan["launch"], landlock.seal))

@@ -37,7 +37,7 @@ class Docker(Sandbox):
         """Take an image name; `gpus`: how many, -1: all; `require_limits`: refuse an engine that ignores limits."""
         self._image, self._gpus, self._require_limits = image, gpus, require_limits
 
-    def check(self, *, door: bool = False) -> None:
+    def check(self, *, with_gateway: bool = False) -> None:
         """Raise SandboxError when this backend cannot work here."""
         _remove_abandoned(_engine(self._image))
         ignored = _ignored(_engine(self._image))
@@ -47,9 +47,9 @@ class Docker(Sandbox):
                 "as rootless engines without delegated cgroups do; use another engine or sandbox, or have them sampled "
                 "with sandbox.require_limits=false"
             )
-        driver.try_out(self, door)
+        driver.try_out(self, with_gateway)
 
-    def gaps(self, *, door: bool = False) -> list[str]:
+    def gaps(self, *, with_gateway: bool = False) -> list[str]:
         """List what this backend does not protect on this machine, one sentence each."""
         gaps = ["A hole in the kernel itself is a way out: containers share the host's kernel."]
         ignored = _ignored(_engine(self._image))

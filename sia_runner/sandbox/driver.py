@@ -71,8 +71,8 @@ def check_job(job: SandboxJob) -> None:
             raise SandboxError(f"{name} folder {folder} does not exist")
     if job.log.resolve().is_relative_to(job.work.resolve()):
         raise SandboxError(f"the log {job.log} must lie outside work/, where a harness could replace it")
-    if job.door and not job.door.socket.is_socket():
-        raise SandboxError(f"the model gateway has no socket at {job.door.socket}")
+    if job.gateway and not job.gateway.socket.is_socket():
+        raise SandboxError(f"the model gateway has no socket at {job.gateway.socket}")
 
 
 def base_plan(
@@ -92,7 +92,7 @@ def base_plan(
 ) -> dict[str, Any]:
     """Build the part of a plan that every backend needs: sizes in bytes, paths as the harness and relay see them."""
     limits = job.limits
-    relays = 1 if job.door else 0  # the harness may have as many processes as without one
+    relays = 1 if job.gateway else 0  # the harness may have as many processes as without one
     folder = job.work.resolve()
 
     def filter_of(sockets: seccomp.Sockets) -> bytes:
@@ -102,10 +102,10 @@ def base_plan(
     rlimits |= {"RLIMIT_NPROC": limits.processes + relays, "RLIMIT_CPU": int(limits.seconds * limits.cpus) + 10}
     sizes = {"memory": limits.memory_mb << 20, "disk": limits.disk_mb << 20, "output": limits.output_kb << 10}
     counts = {"seconds": limits.seconds, "processes": limits.processes, "cpus": limits.cpus}
-    door = job.door and {
+    connection = job.gateway and {
         "socket": gateway,
         "port": 0 if sockets == "loopback" else _PORT,
-        "env": {**dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1,localhost"), **job.door.env},
+        "env": {**dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1,localhost"), **job.gateway.env},
         "filter": filter_of("namespace"),
         "way": "loopback" if sockets == "loopback" else "namespace",
     }
@@ -125,7 +125,7 @@ def base_plan(
         "cwd": work,
         "uid": uid,
         "filter": filter_of(sockets),
-        "door": door,
+        "gateway": connection,
         "pdeathsig": False,
         "rlimits": rlimits,
     }
@@ -154,8 +154,8 @@ def read_only_files(job: SandboxJob, plan: dict[str, Any], modules: list[str], e
                 plan["copies"].append((source, files[inside]))
     files |= {f"{OURS}/sia_runner/sandbox/{name}": os.fspath(_HERE / name) for name in modules}
     files |= {f"/etc/{name}": os.fspath(_HERE / "etc" / name) for name in etc}
-    if job.door:
-        files[GATEWAY] = os.fspath(job.door.socket.resolve())
+    if job.gateway:
+        files[GATEWAY] = os.fspath(job.gateway.socket.resolve())
     return files
 
 
@@ -251,7 +251,7 @@ IMAGE_FOLDER = _HERE / "image"  # with the Dockerfile of the image
 _TRIAL = "open('made', 'w').close()\n"
 _CONNECTING_TRIAL = (
     "import os, socket\n"
-    "host, port = os.environ['DOOR'].removeprefix('http://').split(':')\n"
+    "host, port = os.environ['GATEWAY'].removeprefix('http://').split(':')\n"
     "socket.create_connection((host, int(port)), 10).close()\n" + _TRIAL
 )
 _EXCEEDING_TRIAL = """
@@ -292,11 +292,14 @@ def ignored_limits(run: Callable[[SandboxJob], SandboxResult]) -> tuple[str, ...
         return tuple(name for name in ("memory", "processes") if (job.work / name).is_file())
 
 
-def try_out(sandbox: Sandbox, door: bool) -> None:
-    """Raise SandboxError unless a trivial harness runs, connects to a socket outside (`door`), and writes its file."""
-    with _trial_job(_CONNECTING_TRIAL if door else _TRIAL) as job:
-        with _silent_gateway(job.work.parent) if door else contextlib.nullcontext() as gateway:
-            result = sandbox.run(replace(job, door=gateway))
+def try_out(sandbox: Sandbox, with_gateway: bool) -> None:
+    """Raise SandboxError unless a trivial harness runs and writes its file.
+
+    `with_gateway`: it has to connect to a socket outside, too.
+    """
+    with _trial_job(_CONNECTING_TRIAL if with_gateway else _TRIAL) as job:
+        with _silent_gateway(job.work.parent) if with_gateway else contextlib.nullcontext() as gateway:
+            result = sandbox.run(replace(job, gateway=gateway))
         if result.ending is not Ending.EXITED or result.exit_code != 0 or not (job.work / "made").is_file():
             why = result.detail or f"{result.ending.value} with code {result.exit_code}"
             if result.exit_code == 127:  # its interpreter was not started
@@ -327,4 +330,4 @@ def _silent_gateway(folder: Path) -> Iterator[GatewayAddress]:
         listener.bind(str(path))
         path.chmod(0o666)
         listener.listen()
-        yield GatewayAddress(path, {"DOOR": "{url}"})
+        yield GatewayAddress(path, {"GATEWAY": "{url}"})

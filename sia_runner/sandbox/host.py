@@ -52,10 +52,10 @@ class HostDescription:
     gaps: list[str]  # one sentence each
 
     @staticmethod
-    def of(sandbox: Sandbox, *, door: bool) -> "HostDescription":
+    def of(sandbox: Sandbox, *, with_gateway: bool) -> "HostDescription":
         """Return the description of this machine."""
         system = f"{platform.system()} {platform.release()} {platform.machine()}"
-        return HostDescription(sandbox.name, platform.python_version(), system, sandbox.gaps(door=door))
+        return HostDescription(sandbox.name, platform.python_version(), system, sandbox.gaps(with_gateway=with_gateway))
 
 
 class _Stopped(BaseException):
@@ -146,8 +146,8 @@ def _serve(frames: Frames, home: str) -> None:
     threading.Thread(target=_send_heartbeats, args=(frames,), daemon=True).start()
     if request["job"] is None:
         _watch_runner(frames)
-        sandbox.check(door=request["door"])
-        frames.send_json(b"J", asdict(HostDescription.of(sandbox, door=request["door"])))
+        sandbox.check(with_gateway=request["gateway"])
+        frames.send_json(b"J", asdict(HostDescription.of(sandbox, with_gateway=request["gateway"])))
         return
     if sandbox.name == "process" and os.geteuid() == 0:
         os.chmod(home, 0o711)  # noqa: S103 (the harness, another user, has to pass; it cannot list)
@@ -204,13 +204,13 @@ def _backend(name: str) -> Sandbox:
 
 
 def _job(plan: dict[str, Any], home: str) -> SandboxJob:
-    door = None
-    if plan["door"]:
+    gateway = None
+    if plan["gateway"]:
         # the server made it for this user alone; inside this folder only the harness's relay reaches it
         path = Path(home, "gateway")
-        os.rename(plan["door"]["socket"], path)
+        os.rename(plan["gateway"]["socket"], path)
         path.chmod(0o666)
-        door = GatewayAddress(path, plan["door"]["env"])
+        gateway = GatewayAddress(path, plan["gateway"]["env"])
     return SandboxJob(
         harness=Path(home, "harness"),
         entry=plan["entry"],
@@ -219,7 +219,7 @@ def _job(plan: dict[str, Any], home: str) -> SandboxJob:
         log=Path(home, "log"),
         limits=SandboxLimits(**plan["limits"]),
         env=plan["env"],
-        door=door,
+        gateway=gateway,
     )
 
 

@@ -4,8 +4,8 @@ Runs as a program inside bubblewrap, and as a function in the child that the `pr
 (`inside`). Where images are, little else of ours is mounted: it imports the standard library only.
 
 The plan is a dictionary, marshalled because `json` alone would double the start-up time: `argv`, `env`, `cwd`, `uid`
-(None: keep), `rlimits` {name: value}, `filter` (bytes, may be empty), `pdeathsig` (bool), `door` (see `relay`; None: no
-network). Errors are written to the status pipe; a lone ``S`` there means: the harness was started.
+(None: keep), `rlimits` {name: value}, `filter` (bytes, may be empty), `pdeathsig` (bool), `gateway` (see `relay`; None:
+no network). Errors are written to the status pipe; a lone ``S`` there means: the harness was started.
 """
 
 import ctypes
@@ -102,7 +102,7 @@ def become(plan: dict, confine: "Callable[[], None] | None" = None, ask: "Callab
 def become_relay(plan: dict, confine: "Callable[[], None] | None" = None) -> None:
     """Confine the relay like the harness, but for the one Unix socket; it always dies with its parent."""
     _drop_privileges({**plan, "pdeathsig": True}, confine)
-    _filter_calls(plan["door"]["filter"])
+    _filter_calls(plan["gateway"]["filter"])
 
 
 def set_rlimits(rlimits: dict) -> None:
@@ -150,7 +150,7 @@ def _filter_calls(code: bytes, *, asks: bool = False) -> int:
 def start(plan: dict) -> None:
     """Start the relay where the plan has one, and become the harness; report a failure on the status pipe."""
     try:
-        if plan["door"]:
+        if plan["gateway"]:
             from sia_runner.sandbox import relay
 
             relay.start_relay(plan, lambda: become_relay(plan))

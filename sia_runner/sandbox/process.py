@@ -28,16 +28,16 @@ class Process(Sandbox):
     def __init__(self, instead_of: str = "") -> None:
         self._instead_of = instead_of  # why the better sandbox is not used; listed among the gaps
 
-    def check(self, *, door: bool = False) -> None:
+    def check(self, *, with_gateway: bool = False) -> None:
         """Raise SandboxError when this backend cannot work here."""
-        _check(door)
+        _check(with_gateway)
 
-    def gaps(self, *, door: bool = False) -> list[str]:
+    def gaps(self, *, with_gateway: bool = False) -> list[str]:
         """List what this backend does not protect on this machine, one sentence each."""
         gaps = [f"This is the weaker sandbox: {self._instead_of}."] if self._instead_of else []
         closed = driver.first_closed_folder([sys.prefix, sys.base_prefix])
         gaps += _gaps(landlock.landlock_abi(), _has_filters(), cgroups.can_create(), closed)
-        if door and _relay_route() == "loopback":
+        if with_gateway and _relay_route() == "loopback":
             gaps.append(
                 "No network namespace can be made here: the relay to the model gateway listens on this machine's "
                 "loopback, where other programs can connect to it too (the gateway asks for the token of the run)."
@@ -58,8 +58,8 @@ def _plan(job: SandboxJob) -> dict[str, Any]:
     paths = [sys.prefix, sys.base_prefix, python, harness, data, work]
     stranger = root and not driver.first_closed_folder(paths) and all(map(workdir.readable_by_all, (harness, data)))
     socket = way = ""
-    if job.door:
-        socket, way = os.fspath(job.door.socket.resolve()), _required_route()
+    if job.gateway:
+        socket, way = os.fspath(job.gateway.socket.resolve()), _required_route()
         closed = driver.first_closed_folder([socket]) if stranger else ""
         if closed:
             why = f"cannot be reached by the harness's user: {closed} is closed"
@@ -163,7 +163,7 @@ def _user() -> str:
 
 
 @lru_cache(maxsize=2)
-def _check(door: bool) -> None:
-    if door:
+def _check(with_gateway: bool) -> None:
+    if with_gateway:
         _required_route()
-    driver.try_out(Process(), door)
+    driver.try_out(Process(), with_gateway)

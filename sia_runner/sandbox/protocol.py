@@ -51,7 +51,7 @@ class SandboxJob:
     limits: SandboxLimits
     python: Path | None = None  # interpreter of the harness's own environment; None: the runner's
     env: Mapping[str, str] = field(default_factory=dict)  # added to the environment, which is built from nothing
-    door: GatewayAddress | None = None  # the only way out: to the model gateway; None: no network at all
+    gateway: GatewayAddress | None = None  # the only way out: to the model gateway; None: no network at all
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +71,12 @@ class Sandbox(Protocol):
     """A place where one harness runs, confined."""
 
     name: str
-    elsewhere: bool = False  # harnesses run on another machine, to which no pipe in work/ leads
+    is_remote: bool = False  # harnesses run on another machine, to which no pipe in work/ leads
 
-    def check(self, *, door: bool = False) -> None:
-        """Raise SandboxError when this backend cannot work here; `door`: with harnesses that reach the gateway."""
+    def check(self, *, with_gateway: bool = False) -> None:
+        """Raise SandboxError when this backend cannot work here; `with_gateway`: for harnesses that call models."""
 
-    def gaps(self, *, door: bool = False) -> list[str]:
+    def gaps(self, *, with_gateway: bool = False) -> list[str]:
         """List what this backend does not protect on this machine, one sentence each, for the start of a run."""
         ...
 

@@ -5,7 +5,7 @@ child (a harness that waits for its children must not wait for ours), and it die
 supervisor, or bubblewrap's first process. Standard library only (inside bubblewrap little else is mounted), and
 `_socket` of it, because `socket` would add 7 ms to every start.
 
-A plan's ``door``: `socket` (path of the gateway's, as seen from here), `port` (0: any), `env` (for the harness;
+A plan's ``gateway``: `socket` (path of the gateway's, as seen from here), `port` (0: any), `env` (for the harness;
 ``{url}`` is replaced), `filter` (of the relay's system calls), `way` (``namespace``, or ``loopback``: the host's).
 """
 
@@ -180,17 +180,17 @@ def start_relay(plan: dict, give_up: "Callable[[], None]") -> "tuple[int, Callab
 
     Returns its port, and a function that sends it the descriptor on which the harness's filter asks for sockets.
     """
-    door = plan["door"]
-    listener = _listen(door["port"])
+    gateway = plan["gateway"]
+    listener = _listen(gateway["port"])
     port = listener.getsockname()[1]
-    plan["env"] |= {name: value.replace("{url}", f"http://127.0.0.1:{port}") for name, value in door["env"].items()}
+    plan["env"] |= {name: value.replace("{url}", f"http://127.0.0.1:{port}") for name, value in gateway["env"].items()}
     ours, theirs = _socket.socketpair()
     adopter = os.getppid()
     child = os.fork()
     if child == 0:
         if os.fork() == 0:
             ours.close()
-            _become_relay(door, listener, theirs, adopter, give_up)
+            _become_relay(gateway, listener, theirs, adopter, give_up)
         os._exit(0)
     theirs.close()
     listener.close()
@@ -216,13 +216,13 @@ def _listen(port: int) -> "_socket.socket":
 
 
 def _become_relay(
-    door: dict, listener: "_socket.socket", parent: "_socket.socket", adopter: int, give_up: "Callable[[], None]"
+    gateway: dict, listener: "_socket.socket", parent: "_socket.socket", adopter: int, give_up: "Callable[[], None]"
 ) -> None:
     try:
         os.setsid()  # a harness that signals its own group does not mean us
         _close_others(keep=sorted((listener.fileno(), parent.fileno())))
-        relay = Relay(listener, door["socket"])
-        if door["way"] == "loopback":
+        relay = Relay(listener, gateway["socket"])
+        if gateway["way"] == "loopback":
             from sia_runner.sandbox.network import answer_socket_call  # while files can still be read
 
             relay.when_readable(parent.fileno(), lambda: relay.receive_listener(parent, answer_socket_call))

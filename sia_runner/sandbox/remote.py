@@ -82,7 +82,7 @@ class Remote(Sandbox):
     confines the harness there: bubblewrap, process, or auto for the stronger one that works.
     """
 
-    name, elsewhere = "remote", True
+    name, is_remote = "remote", True
     where = ""  # how messages name the machine
 
     def __init__(self, python: str, folder: str, backend: str) -> None:
@@ -100,21 +100,21 @@ class Remote(Sandbox):
         """Return in one line why the command ended, from the end of its standard error."""
         return stderr or f"the command ended with code {code}"
 
-    def check(self, *, door: bool = False) -> None:
-        """Raise SandboxError when this backend cannot work there; `door`: with harnesses that reach the gateway."""
-        self._describe(door)
-        driver.try_out(self, door)
+    def check(self, *, with_gateway: bool = False) -> None:
+        """Raise SandboxError when this backend cannot work there; `with_gateway`: for harnesses that call models."""
+        self._describe(with_gateway)
+        driver.try_out(self, with_gateway)
 
-    def gaps(self, *, door: bool = False) -> list[str]:
+    def gaps(self, *, with_gateway: bool = False) -> list[str]:
         """List what this backend does not protect, one sentence each: what the host says, and what it adds itself."""
         return [
             f"Harnesses and their questions go to {self.where}: whoever is root there reads them and writes results.",
-            *(f"There: {gap}" for gap in self._describe(door).gaps),
+            *(f"There: {gap}" for gap in self._describe(with_gateway).gaps),
         ]
 
     def versions(self) -> dict[str, str]:
         """Return the host, and its system, Python and sandbox, as it states them."""
-        host = self._describe(door=next(iter(self._descriptions), False))
+        host = self._describe(with_gateway=next(iter(self._descriptions), False))
         return {"host": self.where, "system": host.system, "python": host.python, "backend": host.backend}
 
     def run(self, job: SandboxJob) -> SandboxResult:
@@ -130,22 +130,22 @@ class Remote(Sandbox):
         except SandboxError as error:
             return SandboxResult(Ending.NOT_STARTED, detail=str(error))
 
-    def _describe(self, door: bool) -> HostDescription:
-        if door not in self._descriptions:
+    def _describe(self, with_gateway: bool) -> HostDescription:
+        if with_gateway not in self._descriptions:
             with self._far_end(None) as frames:
-                frames.send_json(b"J", {"backend": self._backend, "job": None, "door": door})
+                frames.send_json(b"J", {"backend": self._backend, "job": None, "gateway": with_gateway})
                 with _heartbeats(frames):
-                    self._descriptions[door] = _description(_receiver(frames, _CHECK)())
-        return self._descriptions[door]
+                    self._descriptions[with_gateway] = _description(_receiver(frames, _CHECK)())
+        return self._descriptions[with_gateway]
 
     def _run(self, job: SandboxJob) -> SandboxResult:
-        plan: dict[str, Any] = {"entry": job.entry, "limits": asdict(job.limits), "env": dict(job.env), "door": None}
+        plan: dict[str, Any] = {"entry": job.entry, "limits": asdict(job.limits), "env": dict(job.env), "gateway": None}
         with contextlib.ExitStack() as stack:
             sockets = None
-            if job.door:
+            if job.gateway:
                 there = f"{self._folder}/{SOCKET_PREFIX}{secrets.token_hex(16)}"
-                sockets = there, stack.enter_context(_plain_link(job.door.socket))
-                plan["door"] = {"socket": there, "env": dict(job.door.env)}
+                sockets = there, stack.enter_context(_plain_link(job.gateway.socket))
+                plan["gateway"] = {"socket": there, "env": dict(job.gateway.env)}
             scratch = stack.enter_context(_folder_beside(job.work))
             frames = stack.enter_context(self._far_end(sockets))
             frames.send_json(b"J", {"backend": self._backend, "job": plan})
@@ -380,12 +380,12 @@ class Ssh(Remote):
         self._known_hosts = os.fspath(Path(known_hosts).expanduser().absolute())
         self.where = f"{user}@{host}" + ("" if port == 22 else f":{port}")
 
-    def check(self, *, door: bool = False) -> None:
+    def check(self, *, with_gateway: bool = False) -> None:
         """Raise SandboxError when this backend cannot work there."""
         for name, path in (("identity", self._identity), ("known_hosts", self._known_hosts)):
             if path and not os.path.isfile(path):
                 raise SandboxError(f"sandbox.{name}={path}: no such file")
-        super().check(door=door)
+        super().check(with_gateway=with_gateway)
 
     def command(self, program: list[str], sockets: tuple[str, str] | None) -> list[str]:
         """Return the command line of ssh; nobody's configuration and no agent of this machine takes part in it."""

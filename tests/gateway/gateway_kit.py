@@ -95,23 +95,23 @@ class Guest:
 
     def __init__(self, session: Any) -> None:
         self.session = session
-        self.env = {name: value.replace("{url}", "http://gateway") for name, value in session.door.env.items()}
+        self.env = {name: value.replace("{url}", "http://gateway") for name, value in session.address.env.items()}
 
     def http(self, **settings: Any) -> httpx.Client:
-        transport = httpx.HTTPTransport(uds=str(self.session.door.socket), verify=False)
+        transport = httpx.HTTPTransport(uds=str(self.session.address.socket), verify=False)
         headers = {"authorization": f"Bearer {self.env['OPENAI_API_KEY']}"}
         return httpx.Client(transport=transport, base_url="http://gateway", headers=headers, timeout=30, **settings)
 
     def openai(self, **settings: Any) -> openai.OpenAI:
         client = httpx.Client(
-            transport=httpx.HTTPTransport(uds=str(self.session.door.socket), verify=False), timeout=30
+            transport=httpx.HTTPTransport(uds=str(self.session.address.socket), verify=False), timeout=30
         )
         where = {"base_url": self.env["OPENAI_BASE_URL"], "api_key": self.env["OPENAI_API_KEY"]}
         return openai.OpenAI(http_client=client, **where, **settings)
 
     def anthropic(self, **settings: Any) -> anthropic.Anthropic:
         client = httpx2.Client(
-            transport=httpx2.HTTPTransport(uds=str(self.session.door.socket), verify=False), timeout=30
+            transport=httpx2.HTTPTransport(uds=str(self.session.address.socket), verify=False), timeout=30
         )
         where = {"base_url": self.env["ANTHROPIC_BASE_URL"], "api_key": self.env["ANTHROPIC_API_KEY"]}
         return anthropic.Anthropic(http_client=client, **where, **settings)

@@ -241,7 +241,7 @@ def test_the_key_is_in_no_answer_record_or_environment(scene):
         with pytest.raises(openai.BadRequestError) as raised:
             guest.ask()
         assert "test-key" not in str(raised.value)
-        assert "test-key" not in str(guest.session.door)
+        assert "test-key" not in str(guest.session.address)
     assert "test-key" not in scene.trajectories.read_text()
     assert "[key]" in scene.records()[0]["error"]["message"]
 

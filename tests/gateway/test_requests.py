@@ -201,7 +201,7 @@ def test_what_is_no_http_prints_nothing_and_harms_nobody(scene, capfd):
             b"POST /v1/messages HTTP/1.1\r\nContent-Length: x\r\n\r\n",
         ):
             with socket.socket(socket.AF_UNIX) as client:
-                client.connect(str(guest.session.door.socket))
+                client.connect(str(guest.session.address.socket))
                 client.sendall(garbage)
                 client.shutdown(socket.SHUT_WR)
                 client.recv(1 << 16)

@@ -20,7 +20,7 @@ from tests.provider import Answer, Hang, Status
 def test_the_environment_names_the_gateway_and_no_key(scene):
     scene.open()
     with scene.session() as guest:
-        env = guest.session.door.env
+        env = guest.session.address.env
     assert env["OPENAI_BASE_URL"] == "{url}/v1" and env["ANTHROPIC_BASE_URL"] == "{url}"
     assert env["SIA_MODEL"] == "scripted"
     assert env["OPENAI_API_KEY"] == env["ANTHROPIC_API_KEY"] != "test-key"
@@ -29,7 +29,7 @@ def test_the_environment_names_the_gateway_and_no_key(scene):
 def test_the_socket_can_be_reached_by_another_user_who_knows_its_name(scene):
     scene.open()
     with scene.session() as guest:
-        path = guest.session.door.socket
+        path = guest.session.address.socket
         assert len(os.fsencode(path)) < 108
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o711
         assert stat.S_IMODE(path.stat().st_mode) == 0o666

@@ -57,10 +57,10 @@ if wanted is None:
     sandbox.check(); answer = sandbox.gaps()
 else:
     limits = SandboxLimits(**wanted.pop("limits")); entry = wanted.pop("entry"); env = wanted.pop("env")
-    door = wanted.pop("door", None)
-    door = GatewayAddress(Path(door["socket"]), door["env"]) if door else None
+    address = wanted.pop("gateway", None)
+    address = GatewayAddress(Path(address["socket"]), address["env"]) if address else None
     paths = {{k: Path(v) for k, v in wanted.items()}}
-    ended = sandbox.run(SandboxJob(entry=entry, limits=limits, env=env, door=door, **paths))
+    ended = sandbox.run(SandboxJob(entry=entry, limits=limits, env=env, gateway=address, **paths))
     answer = {{name: getattr(ended, name) for name in ended.__slots__}}
 print(json.dumps(answer))
 """
@@ -134,8 +134,8 @@ class Box:
     def to_json(job: SandboxJob) -> dict:
         """Return the standard input of `remote_command`."""
         paths = {name: os.fspath(getattr(job, name)) for name in ("harness", "data", "work", "log")}
-        door = {"socket": os.fspath(job.door.socket), "env": dict(job.door.env)} if job.door else None
-        return {**paths, "entry": job.entry, "limits": asdict(job.limits), "env": dict(job.env), "door": door}
+        address = {"socket": os.fspath(job.gateway.socket), "env": dict(job.gateway.env)} if job.gateway else None
+        return {**paths, "entry": job.entry, "limits": asdict(job.limits), "env": dict(job.env), "gateway": address}
 
     def _run_remotely(self, job: SandboxJob) -> SandboxResult:
         answer = self._remote(self.to_json(job))

@@ -61,7 +61,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def serve(**env: str) -> Iterator[GatewayAddress]:
-    """The door to it. Its folder may be passed by everybody and listed by nobody, as the gateway's own."""
+    """The address of it. Its folder may be passed by everybody and listed by nobody, as the gateway's own."""
     folder = Path(tempfile.mkdtemp(prefix="sia-gateway-"))
     folder.chmod(0o711)
     path = folder / "s"

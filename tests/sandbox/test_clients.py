@@ -87,7 +87,7 @@ class Served:
         with self.models.open_session(
             Grant("target", 1, "gen_1", "trial", self.folder / "trajectories.jsonl")
         ) as session:
-            ran = box.run_job(replace(job, door=session.door))
+            ran = box.run_job(replace(job, gateway=session.address))
             assert session.usage().calls == self.provider.tally.calls
         assert ran.ended.exit_code == 0, ran.log
         assert self.key not in ran.log

@@ -1,4 +1,4 @@
-"""A harness with a door reaches the gateway, and nothing else; one without has no network at all."""
+"""A harness with an address reaches the gateway, and nothing else; one without has no network at all."""
 
 import json
 import os
@@ -33,14 +33,14 @@ def ask(method, path, body=None):
 
 
 def through(box: Box, program: str, **limits: float) -> Ran:
-    with serve() as door:
-        return box.run_job(with_door(box, program, door, **limits))
+    with serve() as address:
+        return box.run_job(with_address(box, program, address, **limits))
 
 
-def with_door(box: Box, program: str, door: GatewayAddress, **limits: float) -> SandboxJob:
+def with_address(box: Box, program: str, address: GatewayAddress, **limits: float) -> SandboxJob:
     job = box.job("", **limits)
     (job.harness / job.entry).write_text(CLIENT + program)
-    return replace(job, door=door)
+    return replace(job, gateway=address)
 
 
 def test_the_gateway_answers_from_the_first_moment_on(open_box: Box) -> None:
@@ -110,12 +110,12 @@ def test_nothing_else_is_reachable(open_box: Box) -> None:
         socket.create_server(("::1", 0), family=socket.AF_INET6) as tcp6,
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp,
         socket.socket(socket.AF_UNIX) as abstract,
-        serve() as door,
+        serve() as address,
     ):
         udp.bind(("127.0.0.1", 0))
         abstract.bind(f"\0sia-test-{os.getpid()}")  # one a test process
         abstract.listen()
-        ran = open_box.run_job(with_door(open_box, f"""
+        ran = open_box.run_job(with_address(open_box, f"""
 def attempt(what, act):
     try:
         act(); print('DONE', what)
@@ -152,13 +152,13 @@ attempt('out, reused', reused)
 attempt('udp', lambda: udp(('127.0.0.1', {udp.getsockname()[1]})))
 attempt('dns', lambda: socket.getaddrinfo('example.org', 443))
 attempt('abstract', lambda: socket.socket(socket.AF_UNIX).connect(chr(0) + 'sia-test-{os.getpid()}'))
-for path in ('/run/dbus/system_bus_socket', {os.fspath(door.socket)!r}):
+for path in ('/run/dbus/system_bus_socket', {os.fspath(address.socket)!r}):
     attempt(path, lambda: socket.socket(socket.AF_UNIX).connect(path))
 for family in (17, 38, 40, 43, 44, 15):  # packet, alg, vsock, smc, xdp, key
     attempt(f'family {{family}}', lambda: socket.socket(family, socket.SOCK_STREAM))
 attempt('raw', lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 1))
 print('and', ask('GET', '/hello'))
-""", door, seconds=30))  # fmt: skip
+""", address, seconds=30))  # fmt: skip
         for listener in (tcp, tcp6, udp, abstract):
             listener.settimeout(0.05)
         for accept in (tcp.accept, tcp6.accept, lambda: udp.recv(10), abstract.accept):
@@ -209,20 +209,20 @@ print(ask('GET', '/hello'))
 
 
 def test_a_gateway_that_is_gone_is_a_connection_that_ends(own_open_box: Box) -> None:
-    with serve() as door:
-        job = with_door(own_open_box, """
+    with serve() as address:
+        job = with_address(own_open_box, """
 for _ in range(2):
     with socket.create_connection((HOST, int(PORT)), 5) as client:
         try:
             print(client.recv(10))
         except ConnectionResetError:
             print(b'')
-""", door)  # fmt: skip
-        kept = Path(f"{door.socket}.kept")
+""", address)  # fmt: skip
+        kept = Path(f"{address.socket}.kept")
         with socket.socket(socket.AF_UNIX) as nobody:  # bound, and never listened to
             nobody.bind(os.fspath(kept))
             kept.chmod(0o666)
-            ran = own_open_box.run_job(replace(job, door=GatewayAddress(kept, door.env)))
+            ran = own_open_box.run_job(replace(job, gateway=GatewayAddress(kept, address.env)))
     assert ran.log == "b''\nb''\n", ran
 
 
@@ -237,9 +237,9 @@ print('fine')
     assert ran.log == "fine\n", ran
 
 
-def test_a_door_without_a_gateway_is_not_the_harnesss_fault(own_open_box: Box) -> None:
+def test_an_address_without_a_gateway_is_not_the_harnesss_fault(own_open_box: Box) -> None:
     job = own_open_box.job("print(1)")
-    ended = own_open_box.run_job(replace(job, door=GatewayAddress(job.work.parent / "none", {}))).ended
+    ended = own_open_box.run_job(replace(job, gateway=GatewayAddress(job.work.parent / "none", {}))).ended
     assert ended.ending is Ending.NOT_STARTED
     assert ended.detail == f"the model gateway has no socket at {job.work.parent / 'none'}"
 
@@ -262,7 +262,7 @@ except ChildProcessError:
     assert ran.log == "none\n", ran
 
 
-def test_a_harness_may_have_as_many_processes_as_without_a_door(open_box: Box) -> None:
+def test_a_harness_may_have_as_many_processes_as_without_a_gateway(open_box: Box) -> None:
     program = """
 children = []
 try:
@@ -300,16 +300,16 @@ os.kill(-1, 9)
 try:
     print(ask('GET', '/hello'))
 except OSError as error:
-    print('no door any more')
+    print('no socket any more')
 """, seconds=10)  # fmt: skip
     assert ran.ended.ending is Ending.EXITED, ran
-    assert ran.log in ("b'hello'\n", "no door any more\n")
+    assert ran.log in ("b'hello'\n", "no socket any more\n")
 
 
 def test_the_relay_holds_nothing_of_the_supervisors_and_cannot_be_looked_into(open_box: Box, secret: str) -> None:
-    with serve(TOKEN="for-this-run-only") as door, pytest.MonkeyPatch.context() as patch:
+    with serve(TOKEN="for-this-run-only") as address, pytest.MonkeyPatch.context() as patch:
         patch.setenv("OPENAI_API_KEY", secret)
-        ran = open_box.run_job(with_door(open_box, """
+        ran = open_box.run_job(with_address(open_box, """
 import glob
 print(sorted(os.environ.items()))
 for pid in [*range(1, 4000), os.getppid(), 'self']:
@@ -329,21 +329,21 @@ for pid in range(1, 4000):
             open(f'/proc/{pid}/mem', 'rb+').close(); print('MEMORY OF', pid)
         except OSError:
             pass
-""", door))  # fmt: skip
+""", address))  # fmt: skip
     assert ran.ended.exit_code == 0, ran
     assert secret not in ran.log and "('TOKEN', 'for-this-run-only')" in ran.log
-    assert os.fspath(door.socket) not in ran.log
+    assert os.fspath(address.socket) not in ran.log
     if open_box.name == "process":  # where the relay may do more than the harness
         assert "MEMORY OF" not in ran.log
 
 
 def test_the_runner_killed_with_sigkill_leaves_no_relay(open_box: Box) -> None:
-    with serve() as door:
-        job = with_door(open_box, """
+    with serve() as address:
+        job = with_address(open_box, """
 client = socket.create_connection((HOST, int(PORT)))
 open('running', 'w').close()
 time.sleep(100)
-""", door, seconds=60)  # fmt: skip
+""", address, seconds=60)  # fmt: skip
         command = open_box.remote_command()
         with subprocess.Popen(command, stdin=subprocess.PIPE, text=True, stdout=subprocess.PIPE) as runner:
             json.dump(open_box.to_json(job), runner.stdin)
@@ -365,8 +365,8 @@ def relays_of(job: SandboxJob) -> list[int]:
 
 
 def test_a_supervisor_killed_with_sigkill_takes_the_relay_along(own_open_box: Box) -> None:
-    with serve() as door:
-        job = with_door(own_open_box, "open('running', 'w').close(); time.sleep(100)", door, seconds=60)
+    with serve() as address:
+        job = with_address(own_open_box, "open('running', 'w').close(); time.sleep(100)", address, seconds=60)
 
         def kill() -> None:
             wait_until(lambda: (job.work / "running").exists())
@@ -389,10 +389,10 @@ def test_many_short_runs_after_another_find_the_same_port(own_open_box: Box) -> 
     assert own_open_box.way == "loopback" or len(set(logs)) == 1
 
 
-def test_a_door_is_checked_by_going_through_one() -> None:
+def test_the_way_to_a_gateway_is_checked_by_using_it() -> None:
     for sandbox in (Bubblewrap(), Process()):
         try:
-            sandbox.check(door=True)
+            sandbox.check(with_gateway=True)
         except SandboxError as error:
             pytest.skip(f"NOT TESTED: {error}")
 
@@ -402,7 +402,7 @@ def test_a_machine_that_offers_no_way_is_refused_in_one_line(monkeypatch: pytest
     monkeypatch.setattr(process.landlock, "landlock_abi", lambda: 3)
     process._check.cache_clear()
     with pytest.raises(SandboxError) as refused:
-        Process().check(door=True)
+        Process().check(with_gateway=True)
     process._check.cache_clear()
     assert str(refused.value) == (
         "the process sandbox cannot let a harness reach the model gateway alone: no network namespace can be made, "
@@ -412,10 +412,10 @@ def test_a_machine_that_offers_no_way_is_refused_in_one_line(monkeypatch: pytest
 
 def test_the_hosts_loopback_is_named_among_the_gaps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "_relay_route", lambda: "loopback")
-    assert "other programs can connect to it" in Process().gaps(door=True)[-1]
+    assert "other programs can connect to it" in Process().gaps(with_gateway=True)[-1]
     assert "loopback" not in " ".join(Process().gaps())
     monkeypatch.setattr(process, "_relay_route", lambda: "namespace")
-    assert Process().gaps(door=True) == Process().gaps()
+    assert Process().gaps(with_gateway=True) == Process().gaps()
 
 
 def test_a_network_of_its_own_is_taken_where_it_can_be_made() -> None:

@@ -134,8 +134,8 @@ def ssh(host: Host, public_home: Path) -> Box:
 
 def test_the_host_is_checked_and_described(host: Host) -> None:
     sandbox = host.sandbox()
-    sandbox.check(door=True)
-    gaps = sandbox.gaps(door=True)
+    sandbox.check(with_gateway=True)
+    gaps = sandbox.gaps(with_gateway=True)
     assert f"root@{host.address}" in gaps[0] and any("kernel" in gap for gap in gaps[1:])
     assert sandbox.versions()["host"] == f"root@{host.address}" and sandbox.versions()["backend"] == "bubblewrap"
     assert list(host.jobs.iterdir()) == []
@@ -305,11 +305,11 @@ def test_the_runner_killed_with_sigkill_leaves_nothing_on_the_host(ssh: Box, hos
         from sia_runner.records import GatewayAddress
         from sia_runner.sandbox.protocol import SandboxJob, SandboxLimits
         from sia_runner.sandbox.remote import Ssh
-        keys, job, door = json.load(sys.stdin)
+        keys, job, address = json.load(sys.stdin)
         limits, entry, env = SandboxLimits(**job.pop('limits')), job.pop('entry'), job.pop('env')
-        job.pop('door')
+        job.pop('gateway')
         paths = {name: Path(path) for name, path in job.items()}
-        Ssh(**keys).run(SandboxJob(entry=entry, limits=limits, door=GatewayAddress(Path(door), {}), **paths))
+        Ssh(**keys).run(SandboxJob(entry=entry, limits=limits, gateway=GatewayAddress(Path(address), {}), **paths))
     """
     keys = {
         "host": host.address, "user": "root", "port": 22, "python": sys.executable, "folder": os.fspath(host.jobs),
@@ -317,8 +317,8 @@ def test_the_runner_killed_with_sigkill_leaves_nothing_on_the_host(ssh: Box, hos
         "backend": "bubblewrap",
     }  # fmt: skip
     command = [sys.executable, "-c", textwrap.dedent(program)]
-    with serve() as door, subprocess.Popen(command, stdin=subprocess.PIPE, text=True) as runner:
-        json.dump([keys, Box.to_json(job), os.fspath(door.socket)], runner.stdin)
+    with serve() as address, subprocess.Popen(command, stdin=subprocess.PIPE, text=True) as runner:
+        json.dump([keys, Box.to_json(job), os.fspath(address.socket)], runner.stdin)
         runner.stdin.close()
         wait_until(lambda: any(ENTRY in line for line in sandbox_processes()))
         runner.send_signal(signal.SIGKILL)
@@ -344,7 +344,7 @@ def test_a_host_key_that_changed_is_refused(host: Host) -> None:
 )
 def test_a_host_that_cannot_be_used_is_refused_in_one_line(host: Host, keys: dict, words: str) -> None:
     with pytest.raises(SandboxError) as refused:
-        host.sandbox(**keys).check(door=True)
+        host.sandbox(**keys).check(with_gateway=True)
     assert words in str(refused.value) and "\n" not in str(refused.value)
     assert host.address in str(refused.value)
 
@@ -357,7 +357,7 @@ def test_a_host_without_bubblewrap_is_refused_unless_the_configuration_allows_le
         host.sandbox(python=os.fspath(python)).check()
     assert "bubblewrap is not installed" in str(refused.value)
     weaker = host.sandbox(python=os.fspath(python), backend="auto")
-    weaker.check(door=True)
+    weaker.check(with_gateway=True)
     assert weaker.versions()["backend"] == "process"
 
 

@@ -1,4 +1,4 @@
-"""A real host for guests: a sandbox whose door leads by way of the gateway to the local provider server."""
+"""A real host for guests: a sandbox that reaches the gateway, and by it to the local provider server."""
 
 import shutil
 import tempfile
@@ -53,7 +53,7 @@ class Host:
         queue = ServiceQueue(services or {})
         with self.models.open_session(grant, service=queue.submit) as session, queue:
             limits = SandboxLimits(seconds=seconds)
-            job = SandboxJob(place / "program", entry, inputs, place / "work", log, limits, door=session.door)
+            job = SandboxJob(place / "program", entry, inputs, place / "work", log, limits, gateway=session.address)
             self.ended = ended = Bubblewrap().run(job)
             usage = session.usage()
         ok = ended.ending is Ending.EXITED and ended.exit_code == 0
@@ -61,7 +61,7 @@ class Host:
         return GuestResult(_texts(place / "work" / "harness"), failure, log.read_text(errors="replace")[-4000:], usage)
 
     def chat(self, *_: Any, **__: Any) -> Any:
-        raise AssertionError("a guest's calls go through the door")
+        raise AssertionError("a guest's calls go through the gateway")
 
     def try_out(self, batch: Sequence[Files], *, share: float, questions: int | None = None) -> list[Trial]:
         self.tried += [dict(files) for files in batch]
@@ -77,7 +77,7 @@ class Host:
 def hosting(server: ProviderServer, api: Literal["openai", "anthropic"]) -> Iterator[Host]:
     """Skips, aloud, where bubblewrap does not work."""
     try:
-        Bubblewrap().check(door=True)
+        Bubblewrap().check(with_gateway=True)
     except SandboxError as error:
         pytest.skip(f"NOT TESTED: guests in bubblewrap: {error}")
     home = Path(tempfile.mkdtemp(prefix="sia-guests-"))  # pytest's own folders are private to this user
