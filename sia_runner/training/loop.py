@@ -48,6 +48,7 @@ class OnlineRollouts:
     trajectories: tuple[Trajectory, ...]
     batch: RolloutBatch
     rows: tuple[TrainingRow, ...]  # to train on; none: there is nothing to learn from
+    others: tuple[Sequence[float], ...]  # sampled logprobs of the other rows
     lowering: "PolicyLowering"
     kl: float  # nats per completion, to the base; nan: not measured
 
@@ -195,21 +196,23 @@ class OnlineLoop:
             raise TrainingError(reason)
         value_bt, signal = self._signal(batch)
         used = np.flatnonzero(signal.used_b)
-        if not (signal.advantage_bt.any() or self._online.loss.beta or value_bt is not None):
-            used = used[:0]  # every gradient would be 0
+        size = StepSize(len(used), sum(len(batch.rows[row].completion_ids) for row in used), algorithm.max_length)
+        if not self._online.loss.beta and value_bt is None:  # the gradient of a row without advantage would be 0
+            used = used[signal.advantage_bt[used].any(axis=1)]
         rows, sampled = training_rows(batch, used), [batch.rows[row].logprobs for row in used]
         base = self._learner.forward(rows, base=True).logprobs if self._online.loss.beta and rows else None
         lowering = PolicyLowering(
             self._online,
             sampled,
             signal.of_rows(used),
-            StepSize(len(rows), sum(len(row.completion_ids) for row in rows), algorithm.max_length),
+            size,
             base,
             None if value_bt is None else value_bt[used],
             algorithm.correction or "none",
         )
         kl = self._watched_kl(batch) if base is None else kl_to_base(base, sampled)
-        return OnlineRollouts(tuple(trajectories), batch, tuple(rows), lowering, kl)
+        others = [call.logprobs for row, call in enumerate(batch.rows) if row not in set(used.tolist())]
+        return OnlineRollouts(tuple(trajectories), batch, tuple(rows), tuple(others), lowering, kl)
 
     def _signal(self, batch: RolloutBatch) -> tuple[Array | None, TrainingSignal]:
         """Return the critic's values, if there is one, and the algorithm's signal, with targets in the values' unit."""
@@ -239,14 +242,13 @@ class OnlineLoop:
     def _take_step(self, rollouts: OnlineRollouts, first: TrainingStep | None) -> TrainingStep:
         """Take an optimizer step, if there is anything to learn; `first`: the first step on the same rollouts."""
         batch, rows = rollouts.batch, rollouts.rows
-        if not rows:  # no forward pass is needed: the mean of -log p of the sampled tokens
-            entropy = -float(np.mean([logprob for call in batch.rows for logprob in call.logprobs]))
-            return TrainingStep.of(batch, rollouts.kl, entropy)
+        if not rows:
+            return TrainingStep.of(batch, rollouts.kl, entropy_per_token([], rollouts.others))
         passes = self._learner.backward(rows, rollouts.lowering)
         self._learner.step(StepSettings(self._algorithm.learning_rate))
         logprobs = logprobs_in_order(passes, len(rows))
         drift = rollouts.lowering.drift(logprobs) if first is None else Drift(first.drift_kl, first.drift_share)
-        entropy = entropy_per_token(passes)
+        entropy = entropy_per_token(passes, rollouts.others)
         return TrainingStep.of(batch, rollouts.kl, entropy, sum(len(row.completion_ids) for row in rows), drift)
 
     def _finish_step(self, step: TrainingStep, rollouts: OnlineRollouts, new: int) -> None:
@@ -309,11 +311,18 @@ def logprobs_in_order(passes: Sequence[ForwardPass], count: int) -> RowNumbers:
     return [by_row[row] for row in range(count)]
 
 
-def entropy_per_token(passes: Sequence[ForwardPass]) -> float:
-    """Return the mean entropy in nats; where a backend shows none, its estimate by the sampled tokens: -log p."""
-    tokens = np.concatenate([np.asarray(row) for part in passes for row in part.logprobs])
+def entropy_per_token(passes: Sequence[ForwardPass], sampled: Sequence[ArrayLike] = ()) -> float:
+    """Return the mean entropy in nats, over the tokens of passes and of rows of which only logprobs are known.
+
+    Where no distribution is known it is estimated by the sampled tokens: -log p.
+    """
+    logprobs = [np.asarray(row) for part in passes for row in part.logprobs]
     entropies = [part.entropy for part in passes if part.entropy is not None]
-    return sum(entropies) / len(tokens) if len(entropies) == len(passes) else -float(tokens.mean())
+    if len(entropies) < len(passes):
+        entropies = [-row.sum() for row in logprobs]
+    others = [np.asarray(row) for row in sampled]
+    entropies += [-row.sum() for row in others]
+    return float(sum(entropies) / sum(map(len, [*logprobs, *others])))
 
 
 def _unpadded(array_bt: NDArray[Any], lengths: Sequence[int]) -> list[Array]:

@@ -214,6 +214,29 @@ def test_a_backend_that_shows_no_distribution_gets_the_estimate_of_its_entropy(p
     assert sampled.entropy[0] == pytest.approx(whole.entropy[0], rel=0.15)
 
 
+@pytest.mark.parametrize("name", ["grpo", "reinforce"])
+def test_rows_without_advantage_cost_no_pass_and_count_in_the_mean(name, policy, tmp_path, monkeypatch):
+    """A KL too small to matter has every row passed, which is what the step without them is compared with."""
+    from tests.training.toy_learner import ToyLearner
+
+    backward, passed_rows = ToyLearner.backward, []
+    monkeypatch.setattr(
+        ToyLearner, "backward", lambda own, rows, *args: passed_rows.append(len(rows)) or backward(own, rows, *args)
+    )
+    size = {"steps": 1, "prompts_per_step": 4, "group_size": 4}
+
+    def trained(folder, **changes):
+        number = iter(range(16))  # of four questions, one has answers of which only some are right
+        roll = toy.ToyRoll(policy, change=lambda one: replace(one, reward=float(next(number) in (0, 3))))
+        settings = toy.settings(name, **size, **changes)
+        return drivers.train(toy.assignment(policy, settings, tmp_path / folder, roll=roll))
+
+    without, whole = trained("without", kl_coefficient=0.0), trained("whole", kl_coefficient=1e-300)
+    assert passed_rows == [4, 16]
+    assert without.entropy[0] == pytest.approx(whole.entropy[0], rel=0.3)  # estimated for the other rows
+    assert_equal_adapters(tmp_path / "without", tmp_path / "whole")
+
+
 def critic_settings(**changes):
     size = {"steps": 6, "prompts_per_step": 4, "checkpoint_every": 2, "lora": LoraSettings(rank=4, alpha=8)}
     return toy.settings("ppo", **{**size, **changes})

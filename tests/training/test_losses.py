@@ -244,6 +244,15 @@ def test_what_stands_outside_the_mask_is_not_read():
 
 
 @pytest.mark.parametrize(("loss", "level"), LOSSES)
+def test_a_row_without_advantage_has_no_gradient(loss, level):
+    batch = random_batch(3, rows=4, tokens=6)
+    advantage_bt = np.where(np.arange(4)[:, None] == 1, 0.0, 1.0 + batch.advantage_bt)
+    batch = replace(batch, advantage_bt=advantage_bt, mask_bt=np.ones_like(batch.mask_bt))
+    weight_bt = weights(policy_loss(loss, level, beta=0.0), batch)
+    assert weight_bt[0].any() and not weight_bt[1].any()
+
+
+@pytest.mark.parametrize(("loss", "level"), LOSSES)
 def test_a_step_in_parts_has_the_weights_of_the_whole(loss, level):
     """A learner may compute them chunk by chunk, and a process for its own rows."""
     batch = random_batch(5, 6, 8)

@@ -121,7 +121,7 @@ def test_cutting_a_ppo_step_into_passes_changes_nothing(policy, tmp_path):
 
 
 def test_every_call_of_a_trajectory_is_trained_on(policy, tmp_path):
-    roll = toy.ToyRoll(policy, calls=3)
+    roll = toy.ToyRoll(policy, calls=3, change=lambda one: replace(one, reward=float(one.sample % 2)))
     trained = drivers.train(toy.assignment(policy, short(steps=1), tmp_path, roll=roll))
     single = toy.ToyRoll(policy)(roll.asked[0][1], samples=4, step=0, temperature=1.0)
     assert trained.tokens > 2 * sum(len(one.calls[0].completion_ids) for one in single)
