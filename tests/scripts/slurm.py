@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import time
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,12 +24,20 @@ def said(*command: str) -> str:
 
 
 def need_cluster() -> None:
+    if reason := _why_no_cluster():
+        pytest.skip(reason)
+
+
+@cache
+def _why_no_cluster() -> str:
+    """Ask once in a session: where SLURM's commands are and no cluster is, each call takes nine seconds."""
     try:
         nodes = said("sinfo", "--noheader", "--Node", "--format=%N").split()
     except (OSError, subprocess.SubprocessError) as error:
-        pytest.skip(f"no SLURM cluster answers ({type(error).__name__}); start one: slurm/local/cluster.sh up")
+        return f"no SLURM cluster answers ({type(error).__name__}); start one: slurm/local/cluster.sh up"
     if not {"c1", "c2", "g1"} <= set(nodes):
-        pytest.skip("this cluster is not the one of slurm/local/cluster.sh, which these tests do things to")
+        return "this cluster is not the one of slurm/local/cluster.sh, which these tests do things to"
+    return ""
 
 
 def until(happened, seconds: float = 60, pause: float = 0.1) -> None:
