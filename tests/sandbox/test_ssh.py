@@ -132,6 +132,13 @@ def ssh(host: Host, public_home: Path) -> Box:
     return box
 
 
+@pytest.fixture(autouse=True)
+def no_orphans() -> Iterator[None]:
+    """No process of any test outlives it for long: what serves a connection ends just after the connection."""
+    yield
+    wait_until(lambda: not sandbox_processes())
+
+
 def test_the_host_is_checked_and_described(host: Host) -> None:
     sandbox = host.sandbox()
     sandbox.check(with_gateway=True)
