@@ -176,9 +176,9 @@ class CudaArena:
 def block(work: Path, size: int) -> torch.Tensor:
     """Map the block on the program's side; `size` is the judge's."""
     size = _rounded(size)
-    with socket.socket(socket.AF_UNIX) as door:
-        door.connect(str(work / NAME))
-        _, [descriptor], _, _ = socket.recv_fds(door, 1, 1)
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(work / NAME))
+        _, [descriptor], _, _ = socket.recv_fds(connection, 1, 1)
     handle, kind = ctypes.c_ulonglong(), ctypes.c_int(_DESCRIPTOR)
     _call("cuMemImportFromShareableHandle", ctypes.byref(handle), ctypes.c_void_p(descriptor), kind)
     os.close(descriptor)
