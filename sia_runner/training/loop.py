@@ -211,7 +211,7 @@ class OnlineLoop:
             algorithm.correction or "none",
         )
         kl = self._watched_kl(batch) if base is None else kl_to_base(base, sampled)
-        others = [call.logprobs for row, call in enumerate(batch.rows) if row not in set(used.tolist())]
+        others = [batch.rows[row].logprobs for row in np.setdiff1d(np.arange(len(batch.rows)), used)]
         return OnlineRollouts(tuple(trajectories), batch, tuple(rows), tuple(others), lowering, kl)
 
     def _signal(self, batch: RolloutBatch) -> tuple[Array | None, TrainingSignal]:

@@ -103,6 +103,14 @@ def test_presets_follow_the_policy_and_an_override_wins():
     )
 
 
+def test_a_preset_trains_at_the_temperature_of_its_harnesses_and_a_service_at_1():
+    here = composed("task=sentences", "trainer=grpo", "policy=smollm2")["trainer"]
+    assert (here["temperature"], here["prompts_per_step"], here["early_stopping"]["max_kl"]) == (0.7, 16, 30)
+    service = ["target_agent.policy.backend=tinker", "target_agent.policy.base=smollm2"]
+    assert composed("task=sentences", "trainer=grpo", *service)["trainer"]["temperature"] == 1
+    assert composed("task=lawbench", "trainer=grpo")["trainer"]["temperature"] == 1
+
+
 @pytest.mark.parametrize("overrides", [[], ["task=lawbench", "trainer=auto"], ["task=arithmetic", "trainer=dpo"]])
 def test_a_configuration_of_today_is_migrated_to_itself(overrides):
     stored = check_experiment(composed(*overrides)).model_dump(by_alias=True)
