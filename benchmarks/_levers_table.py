@@ -1,5 +1,6 @@
-"""Reads the figures of levers.py from its run directories and makes their table."""
+"""Reads the figures of levers.py from its run directories, or from answers.jsonl, and makes their table."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -24,6 +25,9 @@ class Tested:
     right: Right
     accepted: bool | None
     cpu_seconds: float
+
+
+Results = dict[str, dict[int, Tested]]  # arm -> seed -> what was measured
 
 
 @dataclass(slots=True)
@@ -52,9 +56,9 @@ class Row:
         return "better" if self.won > self.lost else "worse"
 
 
-def read(folder: Path, seeds: Sequence[int]) -> dict[str, dict[int, Tested]]:
-    """arm -> seed -> what was measured; what is not finished is not there."""
-    results: dict[str, dict[int, Tested]] = {INITIAL: {}, **{arm: {} for arm in ARMS}}
+def read(folder: Path, seeds: Sequence[int]) -> Results:
+    """Return what was measured; what is not finished is not there."""
+    results: Results = {INITIAL: {}, **{arm: {} for arm in ARMS}}
     for seed in seeds:
         for arm in ARMS:
             run = RunDir(folder / f"seed_{seed}" / arm)
@@ -79,6 +83,29 @@ def _tested(run: RunDir) -> Tested:
 def _right(run: RunDir, n: int) -> Right:
     outcomes = read_json(run.path / "test" / f"gen_{n}" / "scores.json")["outcomes"]
     return {outcome["unit"]: outcome["value"] for outcome in outcomes}
+
+
+def to_lines(results: Results, origin: Mapping[str, Any]) -> str:
+    """Return answers.jsonl: where the answers are from and their questions, then a line for each arm and seed."""
+    questions = sorted(next(iter(results[HARNESS].values())).right) if results[HARNESS] else []
+    lines: list[dict[str, Any]] = [{**origin, "questions": questions}]
+    for arm, by_seed in results.items():
+        for seed, tested in by_seed.items():
+            values = " ".join(f"{tested.right[question]:.12g}" for question in questions)
+            rest = {"accepted": tested.accepted, "cpu_seconds": tested.cpu_seconds, "values": values}
+            lines.append({"arm": arm, "seed": seed, **rest})
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+def from_lines(text: str) -> tuple[dict[str, Any], Results]:
+    """Return what `to_lines` was given."""
+    origin, *lines = [json.loads(line) for line in text.splitlines()]
+    questions = origin.pop("questions")
+    results: Results = {INITIAL: {}, **{arm: {} for arm in ARMS}}
+    for line in lines:
+        right = dict(zip(questions, map(float, line["values"].split()), strict=True))
+        results[line["arm"]][line["seed"]] = Tested(right, line["accepted"], line["cpu_seconds"])
+    return origin, results
 
 
 def rows(results: Mapping[str, Mapping[int, Tested]]) -> list[Row]:

@@ -3,7 +3,8 @@
 python benchmarks/levers.py TASK [--seeds 0 1 2 3 4] [--arms SIA-H ppo …] [--set KEY=VALUE …] [--out runs/levers_TASK]
 
 Every arm is a run of the product in OUT/seed_<s>/<arm>. Finished arms are not run again, cut ones are resumed. Two
-seeds go side by side, one numeric thread each. Prints a table, and writes it as table.md and levers.json in OUT.
+seeds go side by side, one numeric thread each. Prints a table, and writes it as table.md and levers.json in OUT, beside
+answers.jsonl: how each arm answered each test question. `--also` adds the arms of such a file from another machine.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from _levers_arms import ARMS, HARNESS, Experiment, arms_of, overrides
-from _levers_table import HEADER, Row, cells, markdown, read, rows, to_json
+from _levers_table import HEADER, Results, Row, cells, from_lines, markdown, read, rows, to_json, to_lines
 
 from sia_runner.config.composition import compose_overrides
 from sia_runner.config.experiment import check_experiment
@@ -47,10 +48,31 @@ def main() -> int:
     arms = [HARNESS, *(arm for arm in arms_of(config.task.metric, args.arms) if arm != HARNESS)]
     with ThreadPoolExecutor(args.beside) as pool:
         codes = list(pool.map(partial(_seed, experiment, args.out.resolve(), arms), args.seeds))
-    table = rows(read(args.out, args.seeds))
+    results = read(args.out, args.seeds)
+    origin = {"experiment": asdict(experiment), "base_sha256": _bases(args.out)}
+    write_text(args.out / "answers.jsonl", to_lines(results, origin))
+    if not _is_merged(results, origin, args.also):
+        return 2
+    table = rows(results)
     if table:
         _report(args.out, experiment, table, args.seeds)
     return max(codes)
+
+
+def _is_merged(results: Results, origin: dict[str, Any], files: Sequence[Path]) -> bool:
+    """Add what is missing here and was measured elsewhere; say so where the arms could not be compared."""
+    for file in files:
+        other, more = from_lines(file.read_text(encoding="utf-8"))
+        if other != json.loads(json.dumps(origin)):
+            print(f"{file} holds arms with other settings or of another policy: {other}", file=sys.stderr)
+            return False
+        for arm, by_seed in more.items():
+            results[arm] = dict(sorted({**by_seed, **results[arm]}.items()))
+    return True
+
+
+def _bases(out: Path) -> list[str]:
+    return sorted({read_json(lock)["policy"]["sha256"] for lock in out.glob("seed_*/*/lock.json")})
 
 
 def _experiment(args: argparse.Namespace, grpo: Any) -> Experiment:
@@ -84,7 +106,7 @@ def _report(out: Path, experiment: Experiment, table: Sequence[Row], seeds: Sequ
     from rich.console import Console
     from rich.table import Table
 
-    bases = sorted({read_json(lock)["policy"]["sha256"] for lock in out.glob("seed_*/*/lock.json")})
+    bases = _bases(out)
     output = Table(*HEADER, title=f"{experiment.task}, policy {' '.join(base[:12] for base in bases)}")
     for row in table:
         output.add_row(*cells(row))
@@ -109,6 +131,7 @@ def _arguments() -> argparse.Namespace:
     amounts.add_argument("--questions", type=int, help="of a step")
     amounts.add_argument("--samples", type=int, help="of a question")
     parser.add_argument("--beside", type=int, default=2, help="seeds side by side")
+    parser.add_argument("--also", nargs="*", default=[], type=Path, metavar="FILE", help="answers.jsonl of other runs")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     args.out = args.out or Path("runs") / f"levers_{args.task}"

@@ -170,3 +170,27 @@ def test_the_control_is_labelled_as_one_that_sees_gold_labels(tmp_path):
     for arm in ("SIA-H", "cross-entropy"):
         write_run(tmp_path, arm, 0, three(generation("harness", "accepted")), 1, {1: "10"})
     assert "| cross-entropy (gold labels) |" in table.markdown(table.rows(table.read(tmp_path, [0])))
+
+
+def test_answers_of_another_machine_join_the_table_and_what_was_measured_here_stays(tmp_path):
+    levers, table = module("levers"), module("_levers_table")
+    for place, seed, answers in (("here", 0, "1100"), ("there", 0, "0000"), ("there", 1, "1111")):
+        write_run(tmp_path / place, "SIA-H", seed, three(generation("harness", "accepted")), 1, {1: answers})
+        write_run(tmp_path / place, "ppo", seed, three(generation("weights", "rejected")), 1, {1: answers})
+    origin = {"experiment": {"task": "lawbench"}, "base_sha256": ["ab"]}
+    there = table.read(tmp_path / "there", [0, 1])
+    file = tmp_path / "answers.jsonl"
+    file.write_text(table.to_lines(there, origin), encoding="utf-8")
+    assert table.from_lines(file.read_text(encoding="utf-8")) == (origin, there)
+    here = table.read(tmp_path / "here", [0])
+    assert levers._is_merged(here, origin, [file])
+    assert {row.arm: row.test for row in table.rows(here)}["ppo"] == [0.5, 1.0]
+
+
+def test_answers_of_another_policy_do_not_join_the_table(tmp_path, capsys):
+    levers, table = module("levers"), module("_levers_table")
+    write_run(tmp_path, "SIA-H", 0, three(generation("harness", "accepted")), 1, {1: "1100"})
+    file, origin = tmp_path / "answers.jsonl", {"experiment": {"task": "lawbench"}, "base_sha256": ["ab"]}
+    file.write_text(table.to_lines(table.read(tmp_path, [0]), origin | {"base_sha256": ["cd"]}), encoding="utf-8")
+    assert not levers._is_merged({}, origin, [file])
+    assert str(file) in capsys.readouterr().err
