@@ -5,7 +5,7 @@ forward and backward pass.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +21,7 @@ from sia_runner.wire.learning import ForwardPass, RowNumbers, TokenWeights, Trai
 _COMPACT = "_use_triton"  # the switch that TRL's head reads; the kernels read another one
 _SHARING_THRESHOLD = 0.7  # of the tokens that rows on their own would take
 _MAX_MASK_ENTRIES = 2**28  # entries of an attention mask
+_MAX_SEQUENCE = 2048  # tokens of several prompts in one sequence: attention reads all pairs of them, masked ones too
 
 
 @contextmanager
@@ -45,10 +46,11 @@ def fused_head(model: Any, temperature: float) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class PackedRows:
-    """Rows of a chunk as sequences, padded right, which may share prompts."""
+    """Rows of a chunk as sequences, padded right, which may share prompts, and what several prompts begin with."""
 
     ids_gl: Tensor
     position_gl: Tensor
+    prompt_gl: Tensor  # 0: what all prompts have in common; k: of the k-th prompt and its completions; -1: padding
     branch_gl: Tensor  # 0: prompt; k: the k-th completion of the sequence; -1: padding
     label_gl: Tensor  # the token that is predicted; -100: none
     position_bt: Tensor  # index in the flattened (g, l) where a completion token is predicted; -1: padding
@@ -58,10 +60,9 @@ class PackedRows:
         """Return the inputs for a transformers model; rows on their own need no mask, since padding is on the right."""
         if not self.shared:
             return {"input_ids": self.ids_gl}
-        branch_gl, tokens = self.branch_gl, self.ids_gl.shape[1]
-        same_gll = branch_gl[:, None, :] == branch_gl[:, :, None]
-        past_ll = torch.ones(tokens, tokens, dtype=torch.bool, device=branch_gl.device).tril()
-        seen_gll = past_ll & (same_gll | (branch_gl[:, None, :] == 0))
+        tokens = self.ids_gl.shape[1]
+        past_ll = torch.ones(tokens, tokens, dtype=torch.bool, device=self.ids_gl.device).tril()
+        seen_gll = past_ll & _own_or_common(self.prompt_gl) & _own_or_common(self.branch_gl)
         return {"input_ids": self.ids_gl, "position_ids": self.position_gl, "attention_mask": seen_gll[:, None]}
 
     def rows(self, value_gl: Tensor) -> Tensor:
@@ -69,6 +70,11 @@ class PackedRows:
         value_bt = value_gl.flatten(0, 1)[self.position_bt.clamp(min=0)]
         missing = self.position_bt < 0
         return value_bt.masked_fill(missing.reshape(*missing.shape, *[1] * (value_bt.dim() - 2)), 0)
+
+
+def _own_or_common(number_gl: Tensor) -> Tensor:
+    """Return whether each token (second axis) may see each other one (third): those of its number, and of 0."""
+    return (number_gl[:, None, :] == number_gl[:, :, None]) | (number_gl[:, None, :] == 0)
 
 
 def can_share_prompts(model: Any) -> bool:
@@ -80,21 +86,24 @@ def can_share_prompts(model: Any) -> bool:
 
 
 def pack_rows(rows: Sequence[TrainingRow], device: Any, *, share: bool = True) -> PackedRows:
-    """Pack rows by prompt if they may share prompts and that saves much; else each row is a sequence of its own."""
+    """Pack rows as one sequence, or by prompt, if they may share tokens and that saves much; else each row alone."""
     if share:
         packed = _pack([row.prompt_ids for row in rows], rows, device)
         groups, longest = packed.ids_gl.shape
         alone = len(rows) * max(map(_row_length, rows))
+        size = _SharedTokens(rows)
+        if size.in_one_sequence <= min(_SHARING_THRESHOLD * min(alone, groups * longest), _MAX_SEQUENCE):
+            return _pack([0] * len(rows), rows, device, size.beginning)
         if groups * longest <= min(_SHARING_THRESHOLD * alone, _MAX_MASK_ENTRIES / longest):
             return packed
     return _pack(range(len(rows)), rows, device)
 
 
-def _pack(keys: Sequence[Any], rows: Sequence[TrainingRow], device: Any) -> PackedRows:
-    """Put the rows of equal keys, which have the same prompt, into one sequence."""
+def _pack(keys: Sequence[Any], rows: Sequence[TrainingRow], device: Any, beginning: int = 0) -> PackedRows:
+    """Put the rows of equal keys into one sequence; all their prompts have the first `beginning` tokens in common."""
     sequences: dict[Any, _PackedSequence] = {}
     starts = [
-        sequences.setdefault(key, _PackedSequence(row.prompt_ids)).add(row.completion_ids)
+        sequences.setdefault(key, _PackedSequence(row.prompt_ids[:beginning])).add(row)
         for key, row in zip(keys, rows, strict=True)
     ]
     longest = max(len(sequence.ids) for sequence in sequences.values())
@@ -113,6 +122,7 @@ def _pack(keys: Sequence[Any], rows: Sequence[TrainingRow], device: Any) -> Pack
     return PackedRows(
         padded("ids", 0),
         padded("positions", 0),
+        padded("prompts", -1),
         padded("branches", -1),
         padded("labels", -100),
         torch.tensor(prediction_indices, device=device),
@@ -121,22 +131,73 @@ def _pack(keys: Sequence[Any], rows: Sequence[TrainingRow], device: Any) -> Pack
 
 
 class _PackedSequence:
-    """A prompt, and the completions that were added to it."""
+    """What some prompts begin with, then each prompt's rest and the completions that were added to it."""
 
-    def __init__(self, prompt: tuple[int, ...]) -> None:
-        self._last, self._at, self._completions = prompt[-1], len(prompt) - 1, 0
-        self.ids, self.positions = list(prompt[:-1]), list(range(self._at))
-        self.branches, self.labels = [0] * self._at, [-100] * self._at
+    def __init__(self, beginning: tuple[int, ...]) -> None:
+        self._beginning, self._numbers, self._completions = len(beginning), dict[tuple[int, ...], int](), 0
+        self.ids, self.positions = list(beginning), list(range(len(beginning)))
+        self.prompts, self.branches, self.labels = [0] * len(beginning), [0] * len(beginning), [-100] * len(beginning)
 
-    def add(self, completion: tuple[int, ...]) -> int:
-        """Append a completion; return its start."""
+    def add(self, row: TrainingRow) -> int:
+        """Append a completion, and its prompt if it is new; return the completion's start."""
+        prompt, completion, last = row.prompt_ids, row.completion_ids, len(row.prompt_ids) - 1
+        if prompt not in self._numbers:
+            self._numbers[prompt] = len(self._numbers) + 1
+            rest = prompt[self._beginning : last]
+            self._append(rest, range(self._beginning, last), self._numbers[prompt], 0, [-100] * len(rest))
         start = len(self.ids)
         self._completions += 1
-        self.ids += [self._last, *completion[:-1]][: len(completion)]
-        self.positions += range(self._at, self._at + len(completion))
-        self.branches += [self._completions] * len(completion)
-        self.labels += completion
+        read = [prompt[last], *completion[:-1]][: len(completion)]
+        places = range(last, last + len(completion))
+        self._append(read, places, self._numbers[prompt], self._completions, completion)
         return start
+
+    def _append(
+        self, ids: Sequence[int], positions: Iterable[int], prompt: int, branch: int, labels: Iterable[int]
+    ) -> None:
+        self.ids += ids
+        self.positions += positions
+        self.prompts += [prompt] * len(ids)
+        self.branches += [branch] * len(ids)
+        self.labels += labels
+
+
+class _SharedTokens:
+    """The tokens of rows where equal prompts are read once, and where what all prompts begin with is, too."""
+
+    def __init__(self, rows: Iterable[TrainingRow] = ()) -> None:
+        self._prompts, self._first, self.beginning = set[tuple[int, ...]](), (), 0
+        self.by_prompt = 0
+        for row in rows:
+            self.add(row)
+
+    @property
+    def in_one_sequence(self) -> int:
+        """Return the tokens of all rows one after the other, after what their prompts begin with."""
+        return self.by_prompt - self.beginning * max(0, len(self._prompts) - 1)
+
+    @property
+    def packed(self) -> int:
+        """Return the tokens that `pack_rows` makes of rows that share much; padding is not among them."""
+        one = self.in_one_sequence
+        return one if one <= min(_SHARING_THRESHOLD * self.by_prompt, _MAX_SEQUENCE) else self.by_prompt
+
+    def add(self, row: TrainingRow) -> None:
+        """Add a row."""
+        self.by_prompt += len(row.completion_ids)
+        if row.prompt_ids not in self._prompts:
+            self.by_prompt += len(row.prompt_ids)
+            if not self._prompts:
+                self._first, self.beginning = row.prompt_ids, len(row.prompt_ids) - 1
+            self.beginning = _equal_tokens(self._first, row.prompt_ids, self.beginning)
+            self._prompts.add(row.prompt_ids)
+
+
+def _equal_tokens(first: tuple[int, ...], second: tuple[int, ...], most: int) -> int:
+    """Return how many tokens both begin with, at most `most` and all but the last of `second`."""
+    most = min(most, len(second) - 1)
+    pairs = zip(first[:most], second[:most], strict=True)
+    return next((at for at, (one, other) in enumerate(pairs) if one != other), most)
 
 
 def _row_length(row: TrainingRow) -> int:
@@ -144,17 +205,9 @@ def _row_length(row: TrainingRow) -> int:
 
 
 def _sharing_pays(rows: Sequence[TrainingRow]) -> bool:
-    """Return True if `rows` share enough prompts that one pass over them saves much."""
-    return _packed_tokens(rows) < _SHARING_THRESHOLD * sum(map(_row_length, rows))
-
-
-def _packed_tokens(rows: Iterable[TrainingRow], seen: Set[tuple[int, ...]] = frozenset()) -> int:
-    """Return the tokens of `rows` where equal prompts are read once, and those of `seen` were read before."""
-    prompts, completions = set[tuple[int, ...]](), 0
-    for row in rows:
-        prompts.add(row.prompt_ids)
-        completions += len(row.completion_ids)
-    return sum(map(len, prompts - seen)) + completions
+    """Return True if `rows` share so many tokens that one pass over them saves much."""
+    shared = _SharedTokens(rows)
+    return min(shared.by_prompt, shared.in_one_sequence) < _SHARING_THRESHOLD * sum(map(_row_length, rows))
 
 
 class _ChunkSize:
@@ -162,13 +215,17 @@ class _ChunkSize:
 
     def __init__(self, processes: int) -> None:
         self._rows = self._prompt = self._completion = 0  # rows, and the longest of each of their parts
-        self._prompts = [set[tuple[int, ...]]() for _ in range(processes)]
-        self.packed = 0  # where equal prompts are read once
+        self._shared = [_SharedTokens() for _ in range(processes)]
 
     @property
     def padded(self) -> int:
         """Return the tokens where each row is a sequence of its own."""
         return self._rows * (self._prompt + self._completion)
+
+    @property
+    def packed(self) -> int:
+        """Return the tokens where rows share what they have in common."""
+        return max(shared.packed for shared in self._shared)
 
     def add(self, groups: Sequence[Sequence[TrainingRow]]) -> None:
         """Add a group for each process; the last ones may have none."""
@@ -176,9 +233,9 @@ class _ChunkSize:
         self._rows += max(map(len, groups))
         self._prompt = max(self._prompt, *(len(row.prompt_ids) for row in rows))
         self._completion = max(self._completion, *(len(row.completion_ids) for row in rows))
-        self.packed += max(_packed_tokens(group, self._prompts[at]) for at, group in enumerate(groups))
-        for at, group in enumerate(groups):
-            self._prompts[at].update(row.prompt_ids for row in group)
+        for shared, group in zip(self._shared, groups, strict=False):
+            for row in group:
+                shared.add(row)
 
 
 # The rows of one chunk for one process, by their numbers.
@@ -195,13 +252,14 @@ def deal_chunks(
     keep_empty: bool = False,
     fused_attention: bool = True,
     most_tokens: int | None = None,
+    share: bool = True,
 ) -> list[Chunk]:
     """Return this process's rows in chunks of `fit.pass_tokens` for rows of `max_length` (None: of the longest row).
 
     Groups (rows that belong to none are one each) are sorted by length, then dealt in turn: little padding, and nearly
-    the same work in every process. Those that share a prompt stay together if that saves work. A group is always
-    taken, however long it is. With `most_tokens` a chunk has at most so many, of which a shared prompt is one.
-    With `keep_empty` all processes get the same number of chunks.
+    the same work in every process. Those that share a prompt stay together if that saves work and the model allows it
+    (`share`). A group is always taken, however long it is. With `most_tokens` a chunk has at most so many, and what
+    rows share counts once. With `keep_empty` all processes get the same number of chunks.
     """
     if not rows:
         return []
@@ -209,7 +267,7 @@ def deal_chunks(
     grouped = {row for group in together for row in group}
     groups = [tuple(group) for group in together] + [(row,) for row in range(len(rows)) if row not in grouped]
     order = sorted(groups, key=lambda group: (-max(_row_length(rows[row]) for row in group), group))
-    shares = _sharing_pays(rows)
+    shares = share and _sharing_pays(rows)
     if shares:  # prompts with the longest rows first
         sharing: dict[tuple[int, ...], list[Chunk]] = defaultdict(list)
         for group in order:
@@ -284,7 +342,7 @@ class PolicyForward:
 
     def __init__(self, model: Any, value_head: ValueHead | None) -> None:
         base = model.get_base_model()
-        self._model, self._value_head, self._shares = model, value_head, can_share_prompts(base)
+        self._model, self._value_head, self.shares = model, value_head, can_share_prompts(base)
         self._state_glh: Tensor | None = None  # of the last forward pass, which thereby gives the critic's values
         self._hook = base.base_model.register_forward_hook(self._keep_hidden_states) if value_head else None
 
@@ -295,7 +353,7 @@ class PolicyForward:
 
     def run(self, rows: Sequence[TrainingRow]) -> ChunkOutput:
         """Run the model over the rows of one chunk."""
-        packed = pack_rows(rows, self._model.device, share=self._shares)
+        packed = pack_rows(rows, self._model.device, share=self.shares)
         with self._autocast():
             output = self._model(**packed.inputs(), shift_labels=packed.label_gl, fused_lm_head=True)
         state_glh, self._state_glh = self._state_glh, None

@@ -247,8 +247,8 @@ class InProcessLearner:
         shape, most = self._model.config.get_text_config(), None
         if self._model.device.type == "cpu":
             most = max(1, _CPU_STATES // (shape.hidden_size * shape.num_hidden_layers))
-        fused = shape._attn_implementation != "eager"
-        return deal_chunks(rows, *own, keep_empty=self._sharded, fused_attention=fused, most_tokens=most)
+        how = {"fused_attention": shape._attn_implementation != "eager", "share": self._forward.shares}
+        return deal_chunks(rows, *own, keep_empty=self._sharded, most_tokens=most, **how)
 
     def _run(self, rows: Sequence[TrainingRow], chunk: Chunk) -> ChunkOutput:
         """Run a pass over a chunk; over the shortest row, which does not count, where others have a chunk more."""

@@ -28,9 +28,11 @@ def rows_of(questions):
     return [TrainingRow(tuple(prompt), tuple(ids)) for prompt, completions in questions for ids in completions]
 
 
-def long_prompts(samples, length=30):
+def long_prompts(samples, length=30, beginning=0):
+    """Three prompts, of which the first `beginning` tokens are equal."""
     dice = random.Random(0)
-    return [([dice.randrange(3, 10) for _ in range(length + n)], [[3, 4], [5], [6, 7, 8]][:samples]) for n in range(3)]
+    rest = [[dice.randrange(3, 10) for _ in range(length + n)] for n in range(3)]
+    return [([2] * beginning + prompt, [[3, 4], [5], [6, 7, 8]][:samples]) for prompt in rest]
 
 
 def random_model(kind):
@@ -61,12 +63,14 @@ def test_every_completion_token_is_predicted_once_from_its_own_past(questions):
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "llama"])
-def test_logprobs_entropies_states_and_gradients_are_those_of_rows_on_their_own(kind):
-    model, rows = random_model(kind), rows_of(long_prompts(3))
+@pytest.mark.parametrize("beginning", [0, 40])
+def test_logprobs_entropies_states_and_gradients_are_those_of_rows_on_their_own(kind, beginning):
+    model, rows = random_model(kind), rows_of(long_prompts(3, beginning=beginning))
     assert forward.can_share_prompts(model)
     alone, shared = pack_rows(rows, "cpu", share=False), pack_rows(rows, "cpu")
     assert shared.shared and not alone.shared
     assert shared.ids_gl.numel() < 0.5 * alone.ids_gl.numel()
+    assert len(shared.ids_gl) == (1 if beginning else 3)
     weights, results = list(model.parameters()), []
     with fused_head(model, 0.8):
         for packed in (alone, shared):
@@ -116,21 +120,35 @@ def test_rows_of_one_prompt_are_dealt_into_one_chunk_if_that_saves_work(monkeypa
 
 
 @given(QUESTIONS, st.integers(1, 3), st.integers(1, 60))
-def test_a_chunk_has_at_most_the_tokens_that_fit_where_a_shared_prompt_counts_once(questions, processes, most):
+def test_a_chunk_fits_into_its_tokens_but_for_rows_that_share_too_little_to_be_packed(questions, processes, most):
     rows = rows_of(questions)
     dealt = [deal_chunks(rows, at, processes, keep_empty=True, most_tokens=most) for at in range(processes)]
     assert len({len(own) for own in dealt}) == 1
     assert sorted(row for own in dealt for chunk in own for row in chunk) == list(range(len(rows)))
-    for chunk in (chunk for own in dealt for chunk in own):
-        tokens = sum(len(rows[row].completion_ids) for row in chunk)
-        tokens += sum(map(len, {rows[row].prompt_ids for row in chunk}))
-        assert tokens <= most or len(chunk) == 1
+    for chunk in (chunk for own in dealt for chunk in own if len(chunk) > 1):
+        read = pack_rows([rows[row] for row in chunk], "cpu").branch_gl >= 0
+        assert int(read.sum()) <= most / forward._SHARING_THRESHOLD
 
 
 def test_a_shared_prompt_leaves_room_for_more_rows():
     rows = rows_of(long_prompts(3))
     packed = sum(map(len, {row.prompt_ids for row in rows})) + sum(len(row.completion_ids) for row in rows)
     assert len(deal_chunks(rows, most_tokens=packed)) == 1 < len(deal_chunks(rows, most_tokens=packed - 1))
+
+
+def test_what_prompts_begin_with_is_read_once_so_that_a_chunk_has_room_for_more_of_them():
+    rows = rows_of(long_prompts(3, beginning=100))
+    packed = pack_rows(rows, "cpu")
+    assert packed.ids_gl.shape == (1, 100 + sum(30 + n - 1 for n in range(3)) + 3 * (2 + 1 + 3))
+    limit = packed.ids_gl.numel() + 3  # a prompt's last token is counted with it, and read with each completion
+    assert len(deal_chunks(rows, most_tokens=limit)) == 1
+    assert len(deal_chunks(rows, most_tokens=limit, share=False)) == 9
+
+
+def test_a_sequence_of_several_prompts_stays_short_enough_for_its_attention(monkeypatch):
+    rows = rows_of(long_prompts(3, beginning=100))
+    monkeypatch.setattr(forward, "_MAX_SEQUENCE", 200)
+    assert len(pack_rows(rows, "cpu").ids_gl) == 3
 
 
 @pytest.fixture
