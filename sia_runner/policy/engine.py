@@ -121,6 +121,7 @@ class PolicyEngine:
 
         `withdrawn`: for each request, whether its answer is still wanted; if not, it ends between two tokens.
         """
+        from sia_runner.policy.lora import adapter_in_weights_dtype
         from sia_runner.policy.sampling import SamplingRow, sample_batch
 
         calls: dict[int, SampledCall] = {}
@@ -137,7 +138,8 @@ class PolicyEngine:
                 live = isinstance(weights, LiveWeights)
                 with nullcontext() if live else self._adapters.restored_afterwards():
                     version = self.version if live else self._adapters.use(weights)
-                    results = sample_batch(self.model, list(rows.values()), pad_id, ends, self._prefixes, version)
+                    with adapter_in_weights_dtype(self.model):
+                        results = sample_batch(self.model, list(rows.values()), pad_id, ends, self._prefixes, version)
                 for at, (ids, logprobs, finish_reason) in zip(rows, results, strict=True):
                     text, used = self._chat.answer(ids, requests[at])
                     tokens = tuple(prompts[at]), tuple(ids), tuple(logprobs)
@@ -179,6 +181,10 @@ def sampling_speed(engine: PolicyEngine) -> float:
 
 QueuedRequest = tuple[PolicyRequest, Future[SampledCall]]
 
+# Who was answered often asks again at once. Waiting for that costs a tenth of the last batch's time at most; else two
+# groups of callers take turns, each in batches that are too small.
+_PATIENCE = 0.1
+
 
 class RequestBatcher:
     """A queue in front of an engine, which the first `start` loads, once."""
@@ -189,6 +195,7 @@ class RequestBatcher:
         self._waiting: queue.SimpleQueue[QueuedRequest | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._callers, self._returning_until = 0, 0.0  # how many asked lately, and how long to wait for all of them
 
     def start(self) -> PolicyEngine:
         """Return the engine; block until its weights are loaded. Raises PolicyError."""
@@ -217,19 +224,27 @@ class RequestBatcher:
 
     def _work(self, engine: PolicyEngine) -> None:
         while batch := self._next(engine):
+            begin = time.monotonic()
             self._answer_batch(engine, batch)
+            end = time.monotonic()
+            self._callers = len(batch) + self._waiting.qsize()
+            self._returning_until = end + _PATIENCE * (end - begin)
         while not self._waiting.empty():
             if entry := self._waiting.get():
                 entry[1].cancel()
 
     def _next(self, engine: PolicyEngine) -> list[QueuedRequest]:
-        """Return the requests that arrive within the window, in order; an empty list at the end."""
+        """Return the requests that arrive within the window, in order; an empty list at the end.
+
+        The window is longer until all have asked who were answered just now, or waited meanwhile.
+        """
         first = self._waiting.get()
         batch = [first] if first else []
         until = time.monotonic() + engine.spec.batch_wait_ms / 1000
         while first and len(batch) < engine.spec.max_batch_size:
+            limit = max(until, self._returning_until) if len(batch) < self._callers else until
             try:
-                following = self._waiting.get(timeout=max(0.0, until - time.monotonic()))
+                following = self._waiting.get(timeout=max(0.0, limit - time.monotonic()))
             except queue.Empty:
                 break
             if following is None:

@@ -260,7 +260,9 @@ def _read_prompts(
         mask_bt = torch.cat([mask_bt.new_ones(len(prompts), beginning[0][0].shape[1]), mask_bt], dim=1)
     position_bt = (mask_bt.cumsum(-1) - 1).clamp(min=0)[:, -ids_bt.shape[1] :]
     settings = {"attention_mask": mask_bt, "position_ids": position_bt, _cache_argument(model): cache}
-    output = model(input_ids=ids_bt, use_cache=True, logits_to_keep=1, **settings)
+    # An index copies the last states. As a view of all of them they would be multiplied with the head row by row.
+    last = torch.tensor([ids_bt.shape[1] - 1], device=model.device)
+    output = model(input_ids=ids_bt, use_cache=True, logits_to_keep=last, **settings)
     return cache, mask_bt, output.logits[:, -1]
 
 

@@ -63,6 +63,22 @@ def test_a_batch_has_a_bound(serve):
     assert max(watched.sizes) <= 3 and sum(watched.sizes) == 7
 
 
+def test_who_was_answered_and_asks_again_at_once_joins_those_who_waited(serve):
+    watched, batching = serve(batch_wait_ms=1.0)
+    watched.gate.clear()
+    first = batching.submit(ask("1", max_tokens=1))
+    while not watched.sizes:
+        time.sleep(0.01)
+    waiting = batching.submit(ask("2", max_tokens=1))
+    time.sleep(3)  # a tenth of it is what the next batch waits for the first caller
+    watched.gate.set()
+    first.result(30)
+    time.sleep(0.05)
+    again = batching.submit(ask("1", max_tokens=1))
+    assert waiting.result(30).completion_ids and again.result(30).completion_ids
+    assert watched.sizes == [1, 2]
+
+
 def test_a_lonely_request_waits_no_longer_than_the_window(serve):
     _, batching = serve(batch_wait_ms=1.0)
     began = time.monotonic()

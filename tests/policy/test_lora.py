@@ -13,6 +13,7 @@ from sia_runner.config.training import LoraSettings
 from sia_runner.errors import TrainingError
 from sia_runner.policy.lora import (
     TRAINED_ADAPTER,
+    adapter_in_weights_dtype,
     attached_adapter,
     export_merged_model,
     load_adapter,
@@ -264,3 +265,35 @@ def test_adapters_that_were_served_before_are_served_again_after(trained):
         assert not torch.allclose(logits(wrapped), after, atol=1e-2)
     assert torch.equal(logits(policy.model), after)
     assert list(policy.model.peft_config) == ["served"]
+
+
+def effect_shares(policy, wrapped) -> tuple["torch.Tensor", "torch.Tensor"]:
+    """The change of the logits by the adapter: by PEFT's way, and in the dtype of the weights."""
+    with wrapped.disable_adapter():
+        base = logits(wrapped).double()
+    usual = logits(wrapped).double() - base
+    with adapter_in_weights_dtype(policy.model):
+        return usual, logits(wrapped).double() - base
+
+
+def test_beside_weights_in_bfloat16_an_adapter_has_the_same_effect_while_a_model_samples():
+    torch.manual_seed(0)
+    policy = policy_of(toy.small_model().bfloat16())
+    with attached_adapter(policy, LoraSettings(rank=4, alpha=8), None, seed=0) as wrapped:
+        disturb(wrapped)
+        usual, other = effect_shares(policy, wrapped)
+        assert not torch.equal(other, usual), "the matrices are rounded"
+        assert float((other * usual).sum() / (usual * usual).sum()) == pytest.approx(1, abs=0.01)
+        assert float((other - usual).norm() / usual.norm()) < 0.05
+        assert all("forward" not in vars(module) for module in wrapped.modules()), "training computes PEFT's own way"
+        with wrapped.disable_adapter(), adapter_in_weights_dtype(policy.model):
+            without = logits(wrapped)
+        with wrapped.disable_adapter():
+            assert torch.equal(without, logits(wrapped))
+
+
+def test_beside_weights_in_float32_an_adapter_is_computed_as_ever():
+    policy = policy_of(toy.small_model())
+    with attached_adapter(policy, LoraSettings(rank=4, alpha=8), None, seed=0) as wrapped:
+        disturb(wrapped)
+        assert torch.equal(*effect_shares(policy, wrapped))
