@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sia_runner.config.training import LoraSettings, PolicyConfig
 from sia_runner.policy.adapters import BASE_VERSION, AdapterSwitcher, ServeAdapter
@@ -19,9 +20,49 @@ from sia_runner.records import SampledCall
 from sia_runner.text import one_line
 from sia_runner.wire.failures import CallError
 from sia_runner.wire.learning import Learner
-from sia_runner.wire.policy import LiveWeights, PolicyRequest, WarmupDialogue, check_policy_packages
+from sia_runner.wire.policy import LiveWeights, PolicyRequest, WarmupDialogue, WeightsSource, check_policy_packages
+
+if TYPE_CHECKING:
+    from sia_runner.policy.sampling import SampledTokens, SamplingRow
 
 TINY_BASE = "tiny"
+
+
+@dataclass(frozen=True, slots=True)
+class PendingRequest:
+    """A request whose prompt is tokenised. `settle` is given its answer."""
+
+    request: PolicyRequest
+    prompt_ids: Sequence[int]
+    settle: Callable[[SampledCall], None]
+    withdrawn: Callable[[], bool] = lambda: False  # True if nobody wants the answer any more
+
+
+class WaitingRequests(Protocol):
+    """Requests that arrive while others are answered."""
+
+    def count(self) -> int:
+        """Return how many wait."""
+        ...
+
+    def take(self, weights: WeightsSource, most: int) -> list[PendingRequest]:
+        """Return some that are for these weights, and wait no longer."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _WaitingRows:
+    """Requests for one version of the weights, as rows for a batch."""
+
+    waiting: WaitingRequests
+    weights: WeightsSource
+    row: "Callable[[PendingRequest], SamplingRow]"
+
+    def __len__(self) -> int:
+        return self.waiting.count()
+
+    def take(self, most: int) -> "list[SamplingRow]":
+        return [self.row(pending) for pending in self.waiting.take(self.weights, most)]
 
 
 class PolicyEngine:
@@ -117,34 +158,60 @@ class PolicyEngine:
         prompts: Sequence[Sequence[int]],
         withdrawn: Sequence[Callable[[], bool]] = (),
     ) -> list[SampledCall]:
-        """Answer requests whose prompts are tokenised already; requests for the same weights form a batch.
+        """Answer requests whose prompts are tokenised already.
 
         `withdrawn`: for each request, whether its answer is still wanted; if not, it ends between two tokens.
         """
-        from sia_runner.policy.lora import adapter_in_weights_dtype
-        from sia_runner.policy.sampling import SamplingRow, sample_batch
-
         calls: dict[int, SampledCall] = {}
-        pad_id, ends = self.tokenizer.pad_token_id, self._end_ids
+        self.answer(
+            [
+                PendingRequest(
+                    request,
+                    prompt_ids,
+                    partial(calls.__setitem__, at),
+                    withdrawn[at] if withdrawn else lambda: False,
+                )
+                for at, (request, prompt_ids) in enumerate(zip(requests, prompts, strict=True))
+            ]
+        )
+        return [calls[at] for at in range(len(requests))]
+
+    def answer(self, pending: Sequence["PendingRequest"], waiting: "WaitingRequests | None" = None) -> None:
+        """Answer requests, each when its last token is drawn; those for the same weights form a batch.
+
+        Where all are for the same weights, more such requests of `waiting` take the places of those that were answered.
+        """
+        from sia_runner.policy.lora import adapter_in_weights_dtype
+        from sia_runner.policy.sampling import sample_batch
+
+        several = dict.fromkeys(one.request.weights for one in pending)
         with self.lock, _eval_mode(self.model):
-            for weights in dict.fromkeys(request.weights for request in requests):
-                rows: dict[int, SamplingRow] = {}
-                for at, request in enumerate(requests):
-                    if request.weights == weights:
-                        limit = min(request.max_tokens, self.context - len(prompts[at]))
-                        settings = request.temperature, request.top_p, self._seed(request)
-                        over = withdrawn[at] if withdrawn else lambda: False
-                        rows[at] = SamplingRow(prompts[at], limit, *settings, self._chat.stopped(request.stop), over)
+            for weights in several:
                 live = isinstance(weights, LiveWeights)
                 with nullcontext() if live else self._adapters.restored_afterwards():
                     version = self.version if live else self._adapters.use(weights)
+                    rows = [self._row(one, version) for one in pending if one.request.weights == weights]
+                    source = None
+                    if waiting is not None and len(several) == 1:
+                        source = _WaitingRows(waiting, weights, partial(self._row, version=version))
+                    model = self.tokenizer.pad_token_id, self._end_ids, self._prefixes, version
                     with adapter_in_weights_dtype(self.model):
-                        results = sample_batch(self.model, list(rows.values()), pad_id, ends, self._prefixes, version)
-                for at, (ids, logprobs, finish_reason) in zip(rows, results, strict=True):
-                    text, used = self._chat.answer(ids, requests[at])
-                    tokens = tuple(prompts[at]), tuple(ids), tuple(logprobs)
-                    calls[at] = SampledCall(*tokens, finish_reason, version, text, used)
-        return [calls[at] for at in range(len(requests))]
+                        sample_batch(self.model, rows, *model, source, self.spec.max_batch_size)
+
+    def _row(self, pending: "PendingRequest", version: str) -> "SamplingRow":
+        from sia_runner.policy.sampling import SamplingRow
+
+        request, prompt_ids = pending.request, pending.prompt_ids
+
+        def settle(tokens: "SampledTokens") -> None:
+            ids, logprobs, finish_reason = tokens
+            text, used = self._chat.answer(ids, request)
+            sampled = tuple(prompt_ids), tuple(ids), tuple(logprobs)
+            pending.settle(SampledCall(*sampled, finish_reason, version, text, used))
+
+        limit = min(request.max_tokens, self.context - len(prompt_ids))
+        how = limit, request.temperature, request.top_p, self._seed(request), self._chat.stopped(request.stop)
+        return SamplingRow(prompt_ids, *how, pending.withdrawn, settle)
 
     def _seed(self, request: PolicyRequest) -> str:
         if request.seed is not None:
@@ -181,9 +248,7 @@ def sampling_speed(engine: PolicyEngine) -> float:
 
 QueuedRequest = tuple[PolicyRequest, Future[SampledCall]]
 
-# Who was answered often asks again at once. Waiting for that costs a tenth of the last batch's time at most; else two
-# groups of callers take turns, each in batches that are too small.
-_PATIENCE = 0.1
+_JOINING_SECONDS = 20.0  # how long requests may join a batch: others may be waiting for the weights
 
 
 class RequestBatcher:
@@ -195,7 +260,9 @@ class RequestBatcher:
         self._waiting: queue.SimpleQueue[QueuedRequest | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._closed = False
-        self._callers, self._returning_until = 0, 0.0  # how many asked lately, and how long to wait for all of them
+        self._put_back: list[QueuedRequest] = []  # taken from the queue, and for other weights than the batch at work
+        self._batch: list[Future[SampledCall]] = []
+        self._joining_until = 0.0
 
     def start(self) -> PolicyEngine:
         """Return the engine; block until its weights are loaded. Raises PolicyError."""
@@ -224,27 +291,19 @@ class RequestBatcher:
 
     def _work(self, engine: PolicyEngine) -> None:
         while batch := self._next(engine):
-            begin = time.monotonic()
-            self._answer_batch(engine, batch)
-            end = time.monotonic()
-            self._callers = len(batch) + self._waiting.qsize()
-            self._returning_until = end + _PATIENCE * (end - begin)
-        while not self._waiting.empty():
-            if entry := self._waiting.get():
+            self._answer(engine, batch)
+        while self._put_back or not self._waiting.empty():
+            if entry := self._put_back.pop() if self._put_back else self._waiting.get():
                 entry[1].cancel()
 
     def _next(self, engine: PolicyEngine) -> list[QueuedRequest]:
-        """Return the requests that arrive within the window, in order; an empty list at the end.
-
-        The window is longer until all have asked who were answered just now, or waited meanwhile.
-        """
-        first = self._waiting.get()
+        """Return the requests that arrive within the window, in order; an empty list at the end."""
+        first = self._put_back.pop() if self._put_back else self._waiting.get()
         batch = [first] if first else []
         until = time.monotonic() + engine.spec.batch_wait_ms / 1000
         while first and len(batch) < engine.spec.max_batch_size:
-            limit = max(until, self._returning_until) if len(batch) < self._callers else until
             try:
-                following = self._waiting.get(timeout=max(0.0, limit - time.monotonic()))
+                following = self._waiting.get(timeout=max(0.0, until - time.monotonic()))
             except queue.Empty:
                 break
             if following is None:
@@ -253,30 +312,60 @@ class RequestBatcher:
             batch.append(following)
         return batch
 
-    def _answer_batch(self, engine: PolicyEngine, batch: list[QueuedRequest]) -> None:
-        requests, prompts, futures = [], [], []
-        for request, future in batch:
-            if future.cancelled():
-                continue
-            try:
-                prompts.append(engine.prompt_ids(request))  # a refused request must not fail the others
-            except Exception as error:  # noqa: BLE001 - the error goes to its caller
-                _settle(future, error)
-            else:
-                requests.append(request)
-                futures.append(future)
-        if not requests:  # all were cancelled or refused
+    def _answer(self, engine: PolicyEngine, batch: Sequence[QueuedRequest]) -> None:
+        """Answer a batch, and requests that join it."""
+        self._batch, self._joining_until = [], time.monotonic() + _JOINING_SECONDS
+        pending = [one for entry in batch for one in self._tokenised(entry)]
+        if not pending:  # all were cancelled or refused
             return
-        withdrawn = [lambda future=future: self._closed or future.cancelled() for future in futures]
         try:
-            answers = engine.sample(requests, prompts, withdrawn)
+            engine.answer(pending, self)
         except Exception as error:  # noqa: BLE001 - out of memory, a missing adapter: the thread continues
-            answers = [error] * len(futures)
-        for future, answer in zip(futures, answers, strict=True):
+            for future in self._batch:
+                if not future.done():
+                    _settle(future, error)
+
+    def _tokenised(self, entry: QueuedRequest) -> list[PendingRequest]:
+        """Return the request, unless it was cancelled or is refused."""
+        request, future = entry
+        if future.cancelled() or self._engine is None:
+            return []
+        try:
+            prompt_ids = self._engine.prompt_ids(request)  # a refused request must not fail the others
+        except Exception as error:  # noqa: BLE001 - the error goes to its caller
+            _settle(future, error)
+            return []
+        self._batch.append(future)
+
+        def settle(answer: SampledCall) -> None:
             if self._closed:  # the answer may be cut
                 future.cancel()
             else:
                 _settle(future, answer)
+
+        return [PendingRequest(request, prompt_ids, settle, lambda: self._closed or future.cancelled())]
+
+    def count(self) -> int:
+        """Return how many requests may join the batch at work."""
+        late = time.monotonic() > self._joining_until
+        return 0 if late or self._closed or self._put_back else self._waiting.qsize()
+
+    def take(self, weights: WeightsSource, most: int) -> list[PendingRequest]:
+        """Return requests for these weights, which join the batch at work."""
+        pending: list[PendingRequest] = []
+        for _ in range(most):
+            try:
+                entry = self._waiting.get_nowait()
+            except queue.Empty:
+                break
+            if entry is None:
+                self._waiting.put(None)
+                break
+            if entry[0].weights != weights:
+                self._put_back.append(entry)  # it is the first of the next batch, and until then none joins this one
+                break
+            pending += self._tokenised(entry)
+        return pending
 
 
 def _settle(future: Future[SampledCall], answer: SampledCall | Exception) -> None:

@@ -1,5 +1,6 @@
 """A layer of transformers' cache that is not copied whole for each token."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -29,9 +30,46 @@ class RoomyLayer(DynamicLayer):
         return self.keys, self.values
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep these rows only; the next token finds room again."""
-        super().batch_select_indices(indices)
-        self._room = None
+        """Keep these rows only, with their room."""
+        if self._room is None:
+            super().batch_select_indices(indices)
+        else:
+            self._take(self._room[0][indices], self._room[1][indices], self.get_seq_length())
+
+    def append_rows(self, other: "RoomyLayer", length: int) -> None:
+        """Append the rows of another layer; of all rows the last `length` tokens are kept."""
+        own, more = ([layer.keys, layer.values] for layer in (self, other))
+        keys, values = (_stacked(*pair, length) for pair in zip(own, more, strict=True))
+        self._take(keys, values, length)
+
+    def _take(self, keys: Tensor, values: Tensor, length: int) -> None:
+        self._room = (keys, values)
+        self.keys, self.values = (buffer[..., :length, :] for buffer in self._room)
+
+
+def append_rows(
+    layers: Sequence[RoomyLayer], mask_bt: Tensor, others: Sequence[RoomyLayer], other_mask_bt: Tensor
+) -> Tensor:
+    """Append the rows of `others` to `layers`; return the mask of all rows, which end at the same column."""
+    length = max(_span(mask_bt), _span(other_mask_bt))
+    for layer, other in zip(layers, others, strict=True):
+        layer.append_rows(other, length)
+    return _stacked(mask_bt[:, None, :, None], other_mask_bt[:, None, :, None], length, room=0)[:, 0, :, 0]
+
+
+def _span(mask_bt: Tensor) -> int:
+    """Return the number of columns from the first one that any row uses."""
+    return mask_bt.shape[1] - int(mask_bt.any(0).int().argmax())
+
+
+def _stacked(first: Any, second: Any, length: int, room: int = _ROOM) -> Tensor:
+    """Return the rows of both, (rows, heads, tokens, width), with their last tokens at `length`, and zeros before."""
+    rows, heads, _, width = first.shape
+    buffer = first.new_zeros(rows + len(second), heads, length + room, width)
+    for part, place in ((first, buffer[:rows]), (second, buffer[rows:])):
+        tokens = min(part.shape[2], length)
+        place[:, :, length - tokens : length] = part[:, :, part.shape[2] - tokens :]
+    return buffer
 
 
 def _with_room(tokens: Any, states: Tensor, length: int) -> Tensor:

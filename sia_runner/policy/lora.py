@@ -177,10 +177,11 @@ def adapter_in_weights_dtype(model: Any) -> Iterator[None]:
         return
     from peft.tuners.lora.layer import Linear
 
-    changed = []
+    changed: list[Any] = []
+    layers: list[Any] = [layer for layer in model.modules() if isinstance(layer, Linear)]
     try:
-        for layer in model.modules():
-            if isinstance(layer, Linear) and (forward := _forward_in_weights_dtype(layer)) is not None:
+        for layer in layers:
+            if (forward := _forward_in_weights_dtype(layer)) is not None:
                 layer.forward = forward
                 changed.append(layer)
         yield

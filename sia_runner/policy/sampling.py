@@ -1,20 +1,23 @@
 """Sampling a batch from a causal language model, token by token, with a KV cache and a cache of whole prompts.
 
-We use our own loop because each row has its own seed, temperature, top_p, limit and stop strings, and leaves the batch
-when it ends; transformers' `generate` has one of each for all rows.
+We use our own loop because each row has its own seed, temperature, top_p, limit and stop strings, and joins and leaves
+the batch between two tokens; transformers' `generate` has one of each for all rows, and ends with the last of them.
 """
 
 import hashlib
 import inspect
-import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+
+from sia_runner.policy.kv_cache import RoomyLayer, append_rows
+
+SampledTokens = tuple[list[int], list[float], str]  # ids, logprobs (natural log), finish reason: stop or length
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,47 +31,49 @@ class SamplingRow:
     seed: str
     stopped: Callable[[Sequence[int]], bool] = lambda ids: False  # True if these completion tokens end the answer
     withdrawn: Callable[[], bool] = lambda: False  # True if nobody wants the answer any more: it ends where it is
+    ended: Callable[[SampledTokens], None] = lambda tokens: None  # is given the answer as soon as it is complete
 
 
-class TokenSampler:
-    """The random numbers of a batch, generated on the CPU before decoding starts, so that a GPU run uses the same.
+class RowSource(Protocol):
+    """Rows that wait for a place in a batch."""
 
-    A row's numbers depend on its seed and its number of tokens, never on the other rows.
+    def __len__(self) -> int:
+        """Return how many wait."""
+        ...
+
+    def take(self, most: int) -> Sequence[SamplingRow]:
+        """Return some of them, which wait no longer."""
+        ...
+
+
+def draw_tokens(
+    logits_bv: Tensor, rows: Sequence[SamplingRow], uniform: Sequence[float]
+) -> tuple[list[int], list[float]]:
+    """Sample one token for each row, by a number on [0, 1) for each; return the tokens and their logprobs.
+
+    Logprobs are at the row's temperature (1 where it is 0, as every choice is certain), before top_p cuts.
     """
-
-    def __init__(self, rows: Sequence[SamplingRow], device: torch.device) -> None:
-        limit = max(row.limit for row in rows)
-        self._uniform_bt = torch.stack([_uniform_numbers(row, limit) for row in rows]).to(device)
-        self._temperature_b = torch.tensor([row.temperature for row in rows], device=device)
-        self._top_p_b = torch.tensor([row.top_p for row in rows], device=device, dtype=torch.float64)
-        self._sampled = [row.temperature > 0 for row in rows]
-        self._truncated = [row.temperature > 0 and row.top_p < 1 for row in rows]
-
-    def draw(self, logits_bv: Tensor, rows: Sequence[int], step: int) -> tuple[list[int], list[float]]:
-        """Sample one token for each of `rows`; return the tokens and their logprobs (natural log).
-
-        Logprobs are at the row's temperature (1 where it is 0, as every choice is certain), before top_p cuts.
-        """
-        index_b = torch.tensor(rows, device=logits_bv.device)
-        temperature_b = self._temperature_b[index_b]
-        scale_b = torch.where(temperature_b > 0, temperature_b, 1.0)
-        scaled_bv = logits_bv.float() / scale_b[:, None]
-        # Sums in float64: in float32 one over 200,000 tokens is off by 1e-4, which changes samples near the boundaries.
-        # A softmax in float64 as a whole takes four times as long.
-        scaled_bv = scaled_bv - scaled_bv.max(-1, keepdim=True).values
-        weight_bv = scaled_bv.exp().double()
-        sum_bv = weight_bv.cumsum(-1)
-        total_b1 = sum_bv[:, -1:]
-        token_b = scaled_bv.argmax(-1)
-        if any(self._sampled[row] for row in rows):
-            if any(self._truncated[row] for row in rows):
-                sum_bv = nucleus_filter(weight_bv / total_b1, self._top_p_b[index_b]).cumsum(-1)
-            target_b = self._uniform_bt[index_b, step] * sum_bv[:, -1]
-            sampled_b = torch.searchsorted(sum_bv, target_b[:, None], right=True)[:, 0]
-            sampled_b = sampled_b.clamp(max=sum_bv.shape[1] - 1)
-            token_b = torch.where(temperature_b > 0, sampled_b, token_b)
-        logprob_b1 = scaled_bv.gather(1, token_b[:, None]).double() - total_b1.log()
-        return token_b.tolist(), logprob_b1[:, 0].tolist()
+    device = logits_bv.device
+    temperature_b = torch.tensor([row.temperature for row in rows], device=device)
+    scale_b = torch.where(temperature_b > 0, temperature_b, 1.0)
+    scaled_bv = logits_bv.float() / scale_b[:, None]
+    # Sums in float64: in float32 one over 200,000 tokens is off by 1e-4, which changes samples near the boundaries.
+    # A softmax in float64 as a whole takes four times as long.
+    scaled_bv = scaled_bv - scaled_bv.max(-1, keepdim=True).values
+    weight_bv = scaled_bv.exp().double()
+    sum_bv = weight_bv.cumsum(-1)
+    total_b1 = sum_bv[:, -1:]
+    token_b = scaled_bv.argmax(-1)
+    if any(row.temperature > 0 for row in rows):
+        if any(row.temperature > 0 and row.top_p < 1 for row in rows):
+            top_p_b = torch.tensor([row.top_p for row in rows], device=device, dtype=torch.float64)
+            sum_bv = nucleus_filter(weight_bv / total_b1, top_p_b).cumsum(-1)
+        target_b = torch.tensor(uniform, device=device, dtype=torch.float64) * sum_bv[:, -1]
+        sampled_b = torch.searchsorted(sum_bv, target_b[:, None], right=True)[:, 0]
+        sampled_b = sampled_b.clamp(max=sum_bv.shape[1] - 1)
+        token_b = torch.where(temperature_b > 0, sampled_b, token_b)
+    logprob_b1 = scaled_bv.gather(1, token_b[:, None]).double() - total_b1.log()
+    return token_b.tolist(), logprob_b1[:, 0].tolist()
 
 
 def nucleus_filter(probability_bv: Tensor, top_p_b: Tensor) -> Tensor:
@@ -80,13 +85,16 @@ def nucleus_filter(probability_bv: Tensor, top_p_b: Tensor) -> Tensor:
     return torch.zeros_like(probability_bv).scatter(1, order_bv, sorted_bv * included_bv)
 
 
-def _uniform_numbers(row: SamplingRow, limit: int) -> Tensor:
-    """Return a number on [0, 1) per token; the seed is hashed because torch uses only 32 bits of it."""
+def uniform_numbers(row: SamplingRow) -> list[float]:
+    """Return a number on [0, 1) for each token of a row, which depends on its seed alone; zeros where it is greedy.
+
+    They are made on the CPU, so that a GPU run uses the same. The seed is hashed because torch uses only 32 bits of it.
+    """
     if row.temperature == 0:
-        return torch.zeros(limit, dtype=torch.float64)
+        return [0.0] * row.limit
     digest = hashlib.sha256(row.seed.encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
-    return torch.rand(limit, generator=generator, dtype=torch.float64)
+    return torch.rand(row.limit, generator=generator, dtype=torch.float64).tolist()
 
 
 # Padded tokens of one pass over prompts: a pass cannot be interrupted, and takes seconds on a CPU.
@@ -284,8 +292,6 @@ def _new_cache(model: Any) -> Any:
     from transformers import DynamicCache
     from transformers.cache_utils import DynamicLayer
 
-    from sia_runner.policy.kv_cache import RoomyLayer
-
     cache = DynamicCache(config=model.config)
     cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
@@ -297,51 +303,136 @@ def _copy_row(cache: Any, row: int, length: int) -> _Layers:
     return tuple(pairs)
 
 
-_SampledTokens = tuple[list[int], list[float], str]
+class _LiveRow:
+    """A row in a batch, with the tokens that it has so far."""
+
+    def __init__(self, row: SamplingRow) -> None:
+        self.row, self.is_over = row, False
+        self.ids: list[int] = []
+        self._logprobs: list[float] = []
+        self._uniform = uniform_numbers(row)
+
+    @property
+    def uniform(self) -> float:
+        """Return the number that draws the next token; any number once the row is over."""
+        return 0.0 if self.is_over else self._uniform[len(self.ids)]
+
+    def add(self, token: int, logprob: float, end_ids: frozenset[int]) -> None:
+        """Append a token; the one that ends an answer belongs to it, as it was sampled and is trained on."""
+        self.ids.append(token)
+        self._logprobs.append(min(logprob, 0.0))  # log_softmax of a certain token may round to above 0
+        if token in end_ids or self.row.stopped(self.ids):
+            self.end("stop")
+        elif len(self.ids) >= self.row.limit or self.row.withdrawn():
+            self.end("length")
+
+    def end(self, finish_reason: str) -> None:
+        """Give the answer to whoever asked."""
+        self.is_over = True
+        self.row.ended((self.ids, self._logprobs, finish_reason))
+
+
+class _Batch:
+    """Rows that are decoded together, a token of each at a time, with one version of the weights."""
+
+    def __init__(self, model: Any, pad_id: int, prefixes: PromptCache, version: str) -> None:
+        self._model, self._pad_id, self._prefixes, self._version = model, pad_id, prefixes, version
+        self._cache_argument = _cache_argument(model)
+        self._cache: Any = None
+        self._mask_bt = self._position_b1 = self._logits_bv = torch.empty(0)
+        self.rows: list[_LiveRow] = []
+
+    @property
+    def active(self) -> int:
+        """Return how many rows go on."""
+        return sum(not live.is_over for live in self.rows)
+
+    def add(self, rows: Sequence[SamplingRow]) -> None:
+        """Read the prompts of more rows, whose next token is then drawn with those of the others."""
+        lives = [_LiveRow(row) for row in rows]
+        prompts = [row.prompt_ids for row in rows]
+
+        def over() -> bool:
+            return all(row.withdrawn() for row in rows)
+
+        read = self._prefixes.read(self._model, prompts, self._pad_id, self._version, over)
+        if read is None:
+            for live in lives:
+                live.end("length")
+            return
+        cache, mask_bt, logits_bv = read
+        position_b1 = mask_bt.sum(-1, keepdim=True) - 1
+        if self.rows:
+            mask_bt = append_rows(self._cache.layers, self._mask_bt, cache.layers, mask_bt)
+            position_b1 = torch.cat([self._position_b1, position_b1])
+            logits_bv = torch.cat([self._logits_bv, logits_bv])
+        else:
+            self._cache = cache
+        self._mask_bt, self._position_b1, self._logits_bv = mask_bt, position_b1, logits_bv
+        self.rows += lives
+
+    def draw(self, end_ids: frozenset[int]) -> None:
+        """Draw a token of each row that goes on."""
+        rows = [live.row for live in self.rows]
+        tokens, logprobs = draw_tokens(self._logits_bv, rows, [live.uniform for live in self.rows])
+        for live, token, logprob in zip(self.rows, tokens, logprobs, strict=True):
+            if not live.is_over:
+                live.add(token, logprob, end_ids)
+
+    def drop_ended(self) -> None:
+        """Keep the rows that go on, of which there is at least one."""
+        kept = [at for at, live in enumerate(self.rows) if not live.is_over]
+        if len(kept) == len(self.rows):
+            return
+        kept_b = torch.tensor(kept, device=self._model.device)
+        self._cache.batch_select_indices(kept_b)
+        self._mask_bt, self._position_b1 = self._mask_bt[kept_b], self._position_b1[kept_b]
+        self.rows = [self.rows[at] for at in kept]
+
+    def step(self) -> None:
+        """Run the model over the last token of each row."""
+        self._mask_bt = torch.cat([self._mask_bt, self._mask_bt.new_ones(len(self.rows), 1)], dim=1)
+        going_on = [[int(not live.is_over)] for live in self.rows]  # a row that is over may be at the context's end
+        self._position_b1 = self._position_b1 + torch.tensor(going_on, device=self._model.device)
+        ids_b1 = torch.tensor([live.ids[-1:] for live in self.rows], device=self._model.device)
+        settings = {
+            "attention_mask": self._mask_bt,
+            "position_ids": self._position_b1,
+            self._cache_argument: self._cache,
+        }
+        self._logits_bv = self._model(input_ids=ids_b1, use_cache=True, **settings).logits[:, -1]
 
 
 @torch.no_grad()  # not inference_mode: buffers that a model makes lazily are needed by training later
 def sample_batch(
-    model: Any, rows: Sequence[SamplingRow], pad_id: int, end_ids: frozenset[int], prefixes: PromptCache, version: str
-) -> list[_SampledTokens]:
-    """Return ids, logprobs and finish reason (stop or length) of each row; `model` is in eval mode, and of `version`.
+    model: Any,
+    rows: Sequence[SamplingRow],
+    pad_id: int,
+    end_ids: frozenset[int],
+    prefixes: PromptCache,
+    version: str,
+    source: RowSource | None = None,
+    capacity: int = 0,
+) -> None:
+    """Answer rows, each when its last token is drawn; `model` is in eval mode, and of `version`.
 
-    The token that ended an answer is among the ids: it was sampled, and is trained on.
+    Rows of `source` take the places of those that ended, up to `capacity`, if all layers of the model keep all tokens.
     """
-
-    def over() -> bool:
-        return all(row.withdrawn() for row in rows)
-
-    prompts = prefixes.read(model, [row.prompt_ids for row in rows], pad_id, version, over)
-    if prompts is None:
-        return [([], [], "length") for _ in rows]
-    cache, mask_bt, logits_bv = prompts
-    position_b1 = mask_bt.sum(-1, keepdim=True) - 1
-    sampler = TokenSampler(rows, model.device)
-    results: list[_SampledTokens] = [([], [], "length") for _ in rows]
-    live = list(range(len(rows)))  # index of the row at each position of the batch
-    cache_argument = _cache_argument(model)
-    for step in itertools.count():
-        tokens, logprobs = sampler.draw(logits_bv, live, step)
-        active = []
-        for at, row in enumerate(live):
-            sampled_ids, sampled_logprobs, _ = results[row]
-            sampled_ids.append(tokens[at])
-            sampled_logprobs.append(min(logprobs[at], 0.0))  # log_softmax of a certain token may round to above 0
-            if tokens[at] in end_ids or rows[row].stopped(sampled_ids):
-                results[row] = (sampled_ids, sampled_logprobs, "stop")
-            elif len(sampled_ids) < rows[row].limit and not rows[row].withdrawn():
-                active.append(at)
+    batch = _Batch(model, pad_id, prefixes, version)
+    batch.add(rows)
+    joins = source is not None and _keeps_all_tokens(model)
+    wasted = 0  # tokens of rows that were over, or waited for a place
+    while batch.rows:
+        batch.draw(end_ids)
+        active = batch.active
         if not active:
-            break
-        if len(active) < len(live):
-            active_b = torch.tensor(active, device=model.device)
-            cache.batch_select_indices(active_b)
-            mask_bt, position_b1 = mask_bt[active_b], position_b1[active_b]
-            live = [live[at] for at in active]
-        mask_bt = torch.cat([mask_bt, mask_bt.new_ones(len(live), 1)], dim=1)
-        position_b1 = position_b1 + 1
-        ids_b1 = torch.tensor([tokens[at] for at in active], device=model.device)[:, None]
-        settings = {"attention_mask": mask_bt, "position_ids": position_b1, cache_argument: cache}
-        logits_bv = model(input_ids=ids_b1, use_cache=True, **settings).logits[:, -1]
-    return results
+            return
+        places = max(0, min(len(source), capacity - active)) if joins and source is not None else 0
+        wasted += len(batch.rows) - active + places
+        is_due = wasted >= active  # other rows cost a copy of all keys and values: about a token of each row
+        if is_due:
+            wasted = 0
+            batch.drop_ended()
+        batch.step()
+        if is_due and places and source is not None and (more := source.take(places)):
+            batch.add(more)

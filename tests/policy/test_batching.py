@@ -9,13 +9,15 @@ import pytest
 
 pytest.importorskip("torch", reason="the training extra is not installed")
 
-from sia_runner.policy.engine import RequestBatcher
+from sia_runner.policy.engine import PolicyEngine, RequestBatcher
 from sia_runner.wire.failures import CallError
-from tests.policy.checkpoints import ask, generate
+from tests.policy.checkpoints import adapter, ask, checkpoint, generate, no_texts, spec
 
 
 class Watched:
     """The engine, and how many asks came together."""
+
+    joins = False  # whether requests join a batch that is at work
 
     def __init__(self, engine, **changes):
         self._engine, self.sizes, self.gate = engine, [], threading.Event()
@@ -25,10 +27,10 @@ class Watched:
     def prompt_ids(self, one):
         return self._engine.prompt_ids(one)
 
-    def sample(self, asks, prompts, withdrawn):
-        self.sizes.append(len(asks))
+    def answer(self, pending, waiting=None):
+        self.sizes.append(len(pending))
         self.gate.wait(10)
-        return self._engine.sample(asks, prompts, withdrawn)
+        self._engine.answer(pending, waiting if self.joins else None)
 
 
 @pytest.fixture
@@ -63,20 +65,52 @@ def test_a_batch_has_a_bound(serve):
     assert max(watched.sizes) <= 3 and sum(watched.sizes) == 7
 
 
-def test_who_was_answered_and_asks_again_at_once_joins_those_who_waited(serve):
-    watched, batching = serve(batch_wait_ms=1.0)
+class Joined(Watched):
+    """Waits for more requests before it answers, and takes them into its batch."""
+
+    def answer(self, pending, waiting):
+        self.gate.wait(10)
+        count = waiting.count()
+        more = waiting.take(pending[0].request.weights, count)
+        self.sizes.append((len(pending), count, len(more)))
+        self._engine.answer([*pending, *more])
+
+
+def joined(engine, later):
+    """Submit a request, and `later` while it is answered; return the sizes of batches and how many joined them."""
+    watched = Joined(engine, batch_wait_ms=1.0)
+    batching = RequestBatcher(lambda: watched)
+    batching.start()
     watched.gate.clear()
-    first = batching.submit(ask("1", max_tokens=1))
-    while not watched.sizes:
+    futures = [batching.submit(ask("1", max_tokens=2))]
+    while not batching._waiting.empty():
         time.sleep(0.01)
-    waiting = batching.submit(ask("2", max_tokens=1))
-    time.sleep(3)  # a tenth of it is what the next batch waits for the first caller
+    time.sleep(0.1)
+    futures += [batching.submit(one) for one in later]
+    if later:
+        futures[-1].cancel()
     watched.gate.set()
-    first.result(30)
-    time.sleep(0.05)
-    again = batching.submit(ask("1", max_tokens=1))
-    assert waiting.result(30).completion_ids and again.result(30).completion_ids
-    assert watched.sizes == [1, 2]
+    outcomes = [future.exception(30) or future.result() for future in futures[:-1]]
+    batching.close()
+    return watched.sizes, outcomes
+
+
+def test_requests_join_the_batch_at_work_but_for_those_that_are_refused_or_withdrawn(engine):
+    later = [ask("2", max_tokens=2), ask("1 " * 200), ask("3", max_tokens=2), ask("4", max_tokens=2)]
+    sizes, (first, second, refused, third) = joined(engine, later)
+    assert sizes == [(1, 4, 2)]
+    assert first.completion_ids and second.completion_ids and third.completion_ids
+    assert isinstance(refused, CallError)
+
+
+def test_a_request_for_other_weights_is_in_the_next_batch_and_none_overtakes_it(tmp_path):
+    engine = PolicyEngine(spec(checkpoint(tmp_path / "base")), tmp_path, no_texts)
+    other = adapter(tmp_path / "adapter", engine, 1)
+    later = [ask("2", max_tokens=2), replace(ask("3", max_tokens=2), weights=other), ask("4", max_tokens=2), ask("5")]
+    sizes, outcomes = joined(engine, later)
+    assert sizes[0] == (1, 4, 1)
+    assert [outcome.adapter for outcome in outcomes[:2]] == ["base", "base"]
+    assert outcomes[2].adapter != "base" and outcomes[3].adapter == "base"
 
 
 def test_a_lonely_request_waits_no_longer_than_the_window(serve):
@@ -120,11 +154,11 @@ def test_a_request_can_be_taken_back_before_its_batch_begins(serve):
 class Endless(Watched):
     """Decodes until nobody wants an answer, as a slow machine does."""
 
-    def sample(self, asks, prompts, withdrawn):
-        self.sizes.append(len(asks))
-        while not all(over() for over in withdrawn):
+    def answer(self, pending, waiting=None):
+        self.sizes.append(len(pending))
+        while not all(one.withdrawn() for one in pending):
             time.sleep(0.01)
-        return super().sample(asks, prompts, withdrawn)
+        super().answer(pending)
 
 
 @pytest.fixture

@@ -3,12 +3,13 @@
 import random
 import threading
 import warnings
+from functools import partial
 
 import pytest
 
 torch = pytest.importorskip("torch", reason="the training extra is not installed")
 
-from sia_runner.policy.engine import PolicyEngine, sampling_speed
+from sia_runner.policy.engine import PendingRequest, PolicyEngine, sampling_speed
 from sia_runner.policy.sampling import PromptCache, _cache_argument
 from sia_runner.wire.failures import CallError
 from tests.policy.checkpoints import adapter, ask, checkpoint, generate, no_texts, spec
@@ -132,6 +133,59 @@ def test_no_request_is_answered_while_weights_are_trained(engine):
     assert engine.version != version, "trained weights are another version"
     engine.use(None)
     assert engine.version == "base"
+
+
+class Arrivals:
+    """Requests that arrive one after the other while others are answered: the n-th after n questions for how many."""
+
+    def __init__(self, engine, requests, answers, begin=0):
+        self._left = [
+            PendingRequest(one, engine.prompt_ids(one), partial(answers.__setitem__, at))
+            for at, one in enumerate(requests)
+        ][begin:]
+        self._asked, self.taken = 0, []
+
+    def count(self):
+        self._asked += 1
+        return min(len(self._left), self._asked - sum(self.taken))
+
+    def take(self, weights, most):
+        self.taken.append(most)
+        taken, self._left = self._left[:most], self._left[most:]
+        return taken
+
+
+@pytest.mark.parametrize("capacity", [2, 5, 64])
+def test_requests_take_the_places_of_those_that_were_answered_and_get_the_answers_that_they_would_alone(
+    engine, capacity, monkeypatch
+):
+    monkeypatch.setattr(engine, "spec", engine.spec.model_copy(update={"max_batch_size": capacity}))
+    asks = [
+        ask(text, temperature=float(at % 3), max_tokens=2 + 5 * (at % 4), seed=at)
+        for at, text in enumerate(prompts(20))
+    ]
+    alone = [generate(engine, [one])[0] for one in asks]
+    answers = {}
+    arrivals = Arrivals(engine, asks[2:], answers)
+    first = [
+        PendingRequest(one, engine.prompt_ids(one), partial(answers.__setitem__, -at - 1))
+        for at, one in enumerate(asks[:2])
+    ]
+    engine.answer(first, arrivals)
+    joined = sum(arrivals.taken)
+    assert joined > 3 and max(arrivals.taken) <= capacity
+    results = [answers[-1], answers[-2], *(answers[at] for at in range(joined))]
+    for one, other in zip(results, alone, strict=False):
+        assert one.completion_ids == other.completion_ids
+        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+
+
+def test_none_joins_where_layers_drop_the_beginning_of_a_text(tmp_path):
+    engine = PolicyEngine(spec(checkpoint(tmp_path / "base", "gpt_oss")), tmp_path, no_texts)
+    answers = {}
+    arrivals = Arrivals(engine, [ask("1")] * 9, {})
+    engine.answer([PendingRequest(ask("2"), engine.prompt_ids(ask("2")), partial(answers.__setitem__, 0))], arrivals)
+    assert arrivals.taken == [] and answers[0].completion_ids
 
 
 def test_a_request_that_is_withdrawn_ends_at_the_next_token_and_the_others_are_answered(engine):

@@ -7,9 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the training extra is not installed")
 
-from sia_runner.policy.sampling import SamplingRow, TokenSampler, nucleus_filter
-
-CPU = torch.device("cpu")
+from sia_runner.policy.sampling import SamplingRow, draw_tokens, nucleus_filter, uniform_numbers
 
 
 def row(temperature, top_p, seed, limit=1):
@@ -22,8 +20,8 @@ def probabilities(*values):
 
 def drawn(logits, count, temperature=1.0, top_p=1.0):
     """How often each token falls when one distribution is drawn from `count` times."""
-    dice = TokenSampler([row(temperature, top_p, "a", count)], CPU)
-    return Counter(dice.draw(logits, [0], step)[0][0] for step in range(count))
+    one = row(temperature, top_p, "a", count)
+    return Counter(draw_tokens(logits, [one], [number])[0][0] for number in uniform_numbers(one))
 
 
 def test_tokens_fall_as_often_as_softmax_says():
@@ -56,25 +54,23 @@ def test_top_p_leaves_nothing_outside_the_nucleus_to_fall():
 
 def test_logprobs_are_at_the_rows_temperature_and_before_the_cut():
     logits = torch.tensor([[2.0, 0.0, -1.0]] * 3)
-    dice = TokenSampler([row(0.5, 1.0, "a"), row(0.5, 0.1, "a"), row(0.0, 1.0, "a")], CPU)
-    tokens, logprobs = dice.draw(logits, [0, 1, 2], 0)
+    rows = [row(0.5, 1.0, "a"), row(0.5, 0.1, "a"), row(0.0, 1.0, "a")]
+    tokens, logprobs = draw_tokens(logits, rows, [uniform_numbers(one)[0] for one in rows])
     at_half, at_one = (logits[0] / 0.5).log_softmax(-1), logits[0].log_softmax(-1)
     assert tokens[1:] == [0, 0]
     assert logprobs == pytest.approx([at_half[tokens[0]].item(), at_half[0].item(), at_one[0].item()], abs=1e-6)
 
 
-def test_a_rows_throws_depend_on_its_seed_alone():
+def test_a_rows_numbers_depend_on_its_seed_alone():
+    assert uniform_numbers(row(1.0, 1.0, "me", 5)) == uniform_numbers(row(0.3, 0.5, "me", 90))[:5]
+    assert uniform_numbers(row(1.0, 1.0, "me", 5)) != uniform_numbers(row(1.0, 1.0, "you", 5))
     logits = torch.randn(1, 50, generator=torch.Generator().manual_seed(0)).repeat(3, 1)
-    alone = TokenSampler([row(1.0, 1.0, "me", 5)], CPU)
-    among = TokenSampler([row(0.3, 1.0, "x", 90), row(1.0, 1.0, "me", 5), row(1.0, 0.5, "y", 5)], CPU)
-    for step in range(5):
-        assert alone.draw(logits[:1], [0], step)[0][0] == among.draw(logits, [0, 1, 2], step)[0][1]
+    rows = [row(0.3, 1.0, "x"), row(1.0, 1.0, "me"), row(1.0, 0.5, "y")]
+    for number in uniform_numbers(row(1.0, 1.0, "me", 5)):
+        assert draw_tokens(logits[:1], rows[1:2], [number])[0][0] == draw_tokens(logits, rows, [0.1, number, 0.9])[0][1]
 
 
-def test_seeds_that_differ_in_their_high_bits_only_give_other_throws():
+def test_seeds_that_differ_in_their_high_bits_only_give_other_numbers():
     """torch keeps 32 bits of a seed on the CPU."""
-    wide = torch.zeros(1, 10_000)
-    first, second = (
-        TokenSampler([row(1.0, 1.0, f"asked {seed}")], CPU).draw(wide, [0], 0)[0] for seed in (7, 7 + (1 << 32))
-    )
+    first, second = (uniform_numbers(row(1.0, 1.0, f"asked {seed}")) for seed in (7, 7 + (1 << 32)))
     assert first != second

@@ -31,7 +31,7 @@ class _Ids:
     """The engine, asked with token ids in the place of messages."""
 
     def __init__(self, engine: PolicyEngine) -> None:
-        self.spec, self.sample = engine.spec, engine.sample
+        self.spec, self.answer = engine.spec, engine.answer
 
     @staticmethod
     def prompt_ids(ask: PolicyRequest) -> list[int]:
