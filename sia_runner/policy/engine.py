@@ -45,7 +45,7 @@ class WaitingRequests(Protocol):
         """Return how many wait."""
         ...
 
-    def take(self, weights: WeightsSource, most: int) -> list[PendingRequest]:
+    def take(self, weights: WeightsSource, limit: int) -> list[PendingRequest]:
         """Return some that are for these weights, and wait no longer."""
         ...
 
@@ -61,8 +61,8 @@ class _WaitingRows:
     def __len__(self) -> int:
         return self.waiting.count()
 
-    def take(self, most: int) -> "list[SamplingRow]":
-        return [self.row(pending) for pending in self.waiting.take(self.weights, most)]
+    def take(self, limit: int) -> "list[SamplingRow]":
+        return [self.row(pending) for pending in self.waiting.take(self.weights, limit)]
 
 
 class PolicyEngine:
@@ -184,13 +184,13 @@ class PolicyEngine:
         from sia_runner.policy.lora import adapter_in_weights_dtype
         from sia_runner.policy.sampling import sample_batch
 
-        several = dict.fromkeys(one.request.weights for one in pending)
+        several = dict.fromkeys(call.request.weights for call in pending)
         with self.lock, _eval_mode(self.model):
             for weights in several:
                 live = isinstance(weights, LiveWeights)
                 with nullcontext() if live else self._adapters.restored_afterwards():
                     version = self.version if live else self._adapters.use(weights)
-                    rows = [self._row(one, version) for one in pending if one.request.weights == weights]
+                    rows = [self._row(call, version) for call in pending if call.request.weights == weights]
                     source = None
                     if waiting is not None and len(several) == 1:
                         source = _WaitingRows(waiting, weights, partial(self._row, version=version))
@@ -260,7 +260,7 @@ class RequestBatcher:
         self._waiting: queue.SimpleQueue[QueuedRequest | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._closed = False
-        self._put_back: list[QueuedRequest] = []  # taken from the queue, and for other weights than the batch at work
+        self._put_back: list[QueuedRequest] = []  # at most one, for other weights than the batch at work
         self._batch: list[Future[SampledCall]] = []
         self._joining_until = 0.0
 
@@ -315,7 +315,7 @@ class RequestBatcher:
     def _answer(self, engine: PolicyEngine, batch: Sequence[QueuedRequest]) -> None:
         """Answer a batch, and requests that join it."""
         self._batch, self._joining_until = [], time.monotonic() + _JOINING_SECONDS
-        pending = [one for entry in batch for one in self._tokenised(entry)]
+        pending = [call for entry in batch for call in self._tokenised(entry)]
         if not pending:  # all were cancelled or refused
             return
         try:
@@ -350,10 +350,10 @@ class RequestBatcher:
         late = time.monotonic() > self._joining_until
         return 0 if late or self._closed or self._put_back else self._waiting.qsize()
 
-    def take(self, weights: WeightsSource, most: int) -> list[PendingRequest]:
+    def take(self, weights: WeightsSource, limit: int) -> list[PendingRequest]:
         """Return requests for these weights, which join the batch at work."""
         pending: list[PendingRequest] = []
-        for _ in range(most):
+        for _ in range(limit):
             try:
                 entry = self._waiting.get_nowait()
             except queue.Empty:

@@ -131,7 +131,7 @@ def _pack(keys: Sequence[Any], rows: Sequence[TrainingRow], device: Any, beginni
 
 
 class _PackedSequence:
-    """What some prompts begin with, then each prompt's rest and the completions that were added to it."""
+    """A sequence of what some prompts begin with, then each prompt's rest and its completions."""
 
     def __init__(self, beginning: tuple[int, ...]) -> None:
         self._beginning, self._numbers, self._completions = len(beginning), dict[tuple[int, ...], int](), 0
@@ -179,8 +179,8 @@ class _SharedTokens:
     @property
     def packed(self) -> int:
         """Return the tokens that `pack_rows` makes of rows that share much; padding is not among them."""
-        one = self.in_one_sequence
-        return one if one <= min(_SHARING_THRESHOLD * self.by_prompt, _MAX_SEQUENCE) else self.by_prompt
+        length = self.in_one_sequence
+        return length if length <= min(_SHARING_THRESHOLD * self.by_prompt, _MAX_SEQUENCE) else self.by_prompt
 
     def add(self, row: TrainingRow) -> None:
         """Add a row."""
@@ -193,11 +193,11 @@ class _SharedTokens:
             self._prompts.add(row.prompt_ids)
 
 
-def _equal_tokens(first: tuple[int, ...], second: tuple[int, ...], most: int) -> int:
-    """Return how many tokens both begin with, at most `most` and all but the last of `second`."""
-    most = min(most, len(second) - 1)
-    pairs = zip(first[:most], second[:most], strict=True)
-    return next((at for at, (one, other) in enumerate(pairs) if one != other), most)
+def _equal_tokens(first: tuple[int, ...], second: tuple[int, ...], limit: int) -> int:
+    """Return how many tokens both begin with, at most `limit` and all but the last of `second`."""
+    limit = min(limit, len(second) - 1)
+    pairs = zip(first[:limit], second[:limit], strict=True)
+    return next((at for at, pair in enumerate(pairs) if pair[0] != pair[1]), limit)
 
 
 def _row_length(row: TrainingRow) -> int:

@@ -66,9 +66,9 @@ def _stacked(first: Any, second: Any, length: int, room: int = _ROOM) -> Tensor:
     """Return the rows of both, (rows, heads, tokens, width), with their last tokens at `length`, and zeros before."""
     rows, heads, _, width = first.shape
     buffer = first.new_zeros(rows + len(second), heads, length + room, width)
-    for part, place in ((first, buffer[:rows]), (second, buffer[rows:])):
+    for part, target in ((first, buffer[:rows]), (second, buffer[rows:])):
         tokens = min(part.shape[2], length)
-        place[:, :, length - tokens : length] = part[:, :, part.shape[2] - tokens :]
+        target[:, :, length - tokens : length] = part[:, :, part.shape[2] - tokens :]
     return buffer
 
 

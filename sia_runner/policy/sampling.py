@@ -41,7 +41,7 @@ class RowSource(Protocol):
         """Return how many wait."""
         ...
 
-    def take(self, most: int) -> Sequence[SamplingRow]:
+    def take(self, limit: int) -> Sequence[SamplingRow]:
         """Return some of them, which wait no longer."""
         ...
 
@@ -381,13 +381,13 @@ class _Batch:
 
     def drop_ended(self) -> None:
         """Keep the rows that go on, of which there is at least one."""
-        kept = [at for at, live in enumerate(self.rows) if not live.is_over]
-        if len(kept) == len(self.rows):
+        active = [at for at, live in enumerate(self.rows) if not live.is_over]
+        if len(active) == len(self.rows):
             return
-        kept_b = torch.tensor(kept, device=self._model.device)
-        self._cache.batch_select_indices(kept_b)
-        self._mask_bt, self._position_b1 = self._mask_bt[kept_b], self._position_b1[kept_b]
-        self.rows = [self.rows[at] for at in kept]
+        active_b = torch.tensor(active, device=self._model.device)
+        self._cache.batch_select_indices(active_b)
+        self._mask_bt, self._position_b1 = self._mask_bt[active_b], self._position_b1[active_b]
+        self.rows = [self.rows[at] for at in active]
 
     def step(self) -> None:
         """Run the model over the last token of each row."""
