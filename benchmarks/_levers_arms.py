@@ -32,6 +32,7 @@ class Experiment:
     questions: int  # of a step
     samples: int  # of a question
     learning_rate: float  # of the online algorithms, and of the controls
+    harnesses: str = ""  # a folder for meta_agent=replay in the place of the search: gen_1 and gen_2; SIA-H is both
 
     @property
     def rollouts(self) -> int:
@@ -72,6 +73,9 @@ def overrides(experiment: Experiment, arm: str, seed: int, harness_run: Path) ->
     The other arms repeat its first generations, so that they differ only in how the last generation is spent. MANY
     spends it on as many candidates as answer about as many questions on dev and val as a training's rollouts.
     """
+    if arm == HARNESS and experiment.harnesses:
+        replayed = ["meta_agent=replay", f"meta_agent.dir={experiment.harnesses}", "trainer=none"]
+        return [*experiment.shared(GENERATIONS - 1), f"seed={seed}", *replayed]
     if arm == HARNESS:
         return [*experiment.shared(), f"seed={seed}", *_SEARCH]
     if arm == MANY:

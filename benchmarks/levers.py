@@ -77,7 +77,8 @@ def _bases(out: Path) -> list[str]:
 
 def _experiment(args: argparse.Namespace, grpo: Any) -> Experiment:
     steps, questions = args.steps or grpo.steps, args.questions or grpo.prompt_count
-    return Experiment(args.task, tuple(args.set), steps, questions, args.samples or grpo.group_size, grpo.learning_rate)
+    amounts = steps, questions, args.samples or grpo.group_size
+    return Experiment(args.task, tuple(args.set), *amounts, grpo.learning_rate, str(args.harnesses or ""))
 
 
 def _is_same(file: Path, experiment: Experiment) -> bool:
@@ -130,6 +131,7 @@ def _arguments() -> argparse.Namespace:
     amounts.add_argument("--steps", type=int)
     amounts.add_argument("--questions", type=int, help="of a step")
     amounts.add_argument("--samples", type=int, help="of a question")
+    parser.add_argument("--harnesses", type=Path, metavar="DIR", help="gen_1 and gen_2 of SIA-H, instead of a search")
     parser.add_argument("--beside", type=int, default=2, help="seeds side by side")
     parser.add_argument("--also", nargs="*", default=[], type=Path, metavar="FILE", help="answers.jsonl of other runs")
     parser.add_argument("--out", type=Path)

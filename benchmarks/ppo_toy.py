@@ -1,6 +1,7 @@
 """The toy of tests/training: how fast an online algorithm learns it, and whether it falls again.
 
-python benchmarks/ppo_toy.py [--seeds 6 7 8] [--batches 100] [--iterations 4] [--rewards 0 1] [--options lam=1.0]
+python benchmarks/ppo_toy.py [--seeds 12 13 14] [--batches 100] [--iterations 4] [--rewards 0 1] [--kl 0.05]
+                            [--options lam=1.0]
 
 P(right) is the mean probability of the right answer over 128 prompts that training never sees, before each batch of
 rollouts (8 questions with 8 samples each) and at the end. Nothing stops a training early. Needs the extra `training`.
@@ -79,7 +80,7 @@ def main() -> int:
     args = _arguments()
     options = {"iterations": args.iterations} if args.iterations != 1 else {}
     options |= {name: json.loads(value) for name, value in (option.split("=", 1) for option in args.options)}
-    changes = {"options": options, "learning_rate": args.learning_rate}
+    changes = {"options": options, "learning_rate": args.learning_rate, "kl_coefficient": args.kl}
     curves = []
     for seed in args.seeds:
         curves.append(train_toy(seed, args.algorithm, args.batches, args.rewards, **changes))
@@ -91,11 +92,14 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--algorithm", choices=("ppo", "grpo", "entropic", "reinforce"), default="ppo")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[6, 7, 8, 9, 10, 11])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[12, 13, 14, 15, 16, 17])
     parser.add_argument("--batches", type=int, default=100, help="of rollouts")
     parser.add_argument("--iterations", type=int, default=1, help="optimizer steps on each batch")
     parser.add_argument("--rewards", type=float, nargs=2, default=[0.0, 1.0], metavar=("WRONG", "RIGHT"))
     parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument(
+        "--kl", type=float, default=0.05, help="coefficient of the KL to the base, as tiny policies have"
+    )
     parser.add_argument("--options", nargs="*", default=[], metavar="NAME=VALUE", help="of the algorithm")
     return parser.parse_args()
 

@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+from dataclasses import replace
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,14 @@ def test_the_rates_of_the_algorithms_are_their_defaults(tmp_path):
     checked = composed(experiment_of("lawbench"), tmp_path)
     assert checked["dpo"].trainer.learning_rate == checked["best_of_n"].trainer.learning_rate == 1e-3
     assert checked["ppo"].trainer.learning_rate == 2e-3
+
+
+def test_harnesses_may_be_chosen_in_the_place_of_a_search(tmp_path):
+    experiment = replace(experiment_of("arithmetic"), harnesses=str(tmp_path / "chosen"))
+    checked = composed(experiment, tmp_path)
+    harness, ppo = checked["SIA-H"], checked["ppo"]
+    assert (harness.max_gen, harness.meta_agent.name, harness.trainer.name) == (2, "replay", "none")
+    assert (ppo.max_gen, ppo.meta_agent.name, ppo.trainer.name) == (3, "replay", "ppo")
 
 
 def test_settings_hold_for_every_arm(tmp_path):
