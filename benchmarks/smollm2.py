@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from _table import aligned, cell
-from training import RANK, RATE, WARM, Worker
+from training import RANK, RATE, Worker
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 SAMPLES = 8  # of a question in a batch of rollouts, where it has so many rows
-STEPS = 2  # that are timed, after those that are not
+WARM, STEPS = 1, 2  # steps of a turn that are not timed, and that are
 Figures = dict[str, list[tuple[float, float]]]
 
 

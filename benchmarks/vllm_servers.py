@@ -1,6 +1,6 @@
 """Measures managed vLLM: rollouts through gateway and policy against vLLM asked directly, and swaps of an adapter.
 
-python benchmarks/vllm.py BASE [--vllm PYTHON] [--servers 1] [--rank 8] [--calls 64] [--callers 8] [--tokens 32]
+python benchmarks/vllm_servers.py BASE [--vllm PYTHON] [--servers 1] [--rank 8] [--calls 64] [--callers 8] [--tokens 32]
 
 One run: the servers start, an adapter is published, and the same chats go to both in turn, with the adapter. Directly:
 chat completions at the servers, from a load generator in a process of its own. Through the run: the same generator at
