@@ -24,7 +24,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 SAMPLES = 8  # of a question in a batch of rollouts, where it has so many rows
-WARM, STEPS = 1, 2  # steps of a turn that are not timed, and that are
+WARM, STEPS = 1, 1  # steps of a turn that are not timed, and that are
 Figures = dict[str, list[tuple[float, float]]]
 
 
