@@ -85,7 +85,7 @@ class PolicyConfig(ConfigSection):
     max_tokens: PositiveInt = 256  # completion bound of a request that names none
     temperature: NonNegativeFloat = 0.0  # of a request that names none
     max_batch_size: PositiveInt = 64  # requests answered together
-    batch_wait_ms: NonNegativeFloat = 4.0  # how long a request waits for others to join its batch
+    batch_wait_ms: NonNegativeFloat = 4.0  # how long the first request of a batch waits for others
     tiny: TinyModelConfig = Field(default_factory=TinyModelConfig)  # the shape of base=tiny; conf/ takes the task's
 
 
