@@ -20,6 +20,7 @@ def test_every_link_and_every_path_of_ours_exists(page):
     links = [(target, anchor) for target, anchor in LINK.findall(text)]
     targets = [(page.parent / target if target else page, anchor) for target, anchor in links]
     absent = [str(target) for target, _ in targets if not target.exists()]
+    absent += [f"{target} is a folder" for target, _ in targets if target.is_dir()]  # the site has files only
     absent += [path for path in OUR_PATH.findall(text) if not (ROOT / path).exists()]
     assert absent == []
     assert [f"{target.name}#{anchor}" for target, anchor in targets if anchor and anchor not in headings(target)] == []
