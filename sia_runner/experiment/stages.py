@@ -14,6 +14,7 @@ from sia_runner.config.training import AlgorithmConfig
 from sia_runner.experiment.context import RunContext, accept_rule
 from sia_runner.experiment.control import samples_of
 from sia_runner.experiment.execution import (
+    SandboxFailed,
     environment_fault,
     execute,
     infrastructure_failure,
@@ -25,7 +26,7 @@ from sia_runner.experiment.harness_files import FaultyHarness, syntax_fault, wri
 from sia_runner.experiment.proposing import ProposalStep, failed_proposal
 from sia_runner.experiment.weights.parallel import update_weights_in_parallel
 from sia_runner.experiment.weights.update import inherit_adapter, update_weights
-from sia_runner.records import Outcome, PastGeneration, Status, Usage, count_kinds
+from sia_runner.records import Outcome, OutcomeKind, PastGeneration, Status, Usage, count_kinds
 from sia_runner.selection.parents import plateau_length
 from sia_runner.selection.scoring import ANSWERED, accept_or_reject, unanswered_note
 from sia_runner.stage_results import (
@@ -192,11 +193,16 @@ def decide(context: RunContext, n: int, incumbent: int | None) -> Verdict:
 
 
 def final_test(context: RunContext, n: int) -> TestResult:
-    """Run once on the test split: refit on every other label, answer, score."""
+    """Run once on the test split: refit on every other label, answer, score.
+
+    Raises SandboxFailed if the machine ran out of memory: nothing was scored, and a resume runs the test.
+    """
     site, task = context.run.test(n), context.task
     scores = site.path / "scores.json"
     (fold,) = task.rounds("test")
     execution = _run_in_site(context, n, site, fold, test=True)
+    if execution.unanswered is OutcomeKind.KILLED:
+        raise SandboxFailed(f"the machine ran out of memory in the final test of generation {n}; nothing was scored")
     outcomes = all_verified(context, [site], [execution])
     write_outcomes(scores, outcomes)
     score = None if infrastructure_failure(outcomes) else score_outcomes(task, outcomes)[0]
