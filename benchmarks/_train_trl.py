@@ -27,8 +27,10 @@ class Steps(TrainerCallback):
         self._laps.stepped()
 
 
-def grpo(folder: str, shape: str, steps: int, rank: int, rate: float, dtype: str = "float32") -> dict[str, Any]:
-    """Steps on recorded rollouts."""
+def grpo(
+    folder: str, shape: str, steps: int, rank: int, rate: float, dtype: str = "float32", rows_at_once: int | None = None
+) -> dict[str, Any]:
+    """Steps on recorded rollouts; gradients of more than `rows_at_once` are accumulated."""
     recorded = json.loads(Path(folder, "rollouts.json").read_text())[shape][:steps]
     rollouts = iter(recorded)
 
@@ -37,6 +39,8 @@ def grpo(folder: str, shape: str, steps: int, rank: int, rate: float, dtype: str
         return dict(zip(("prompt_ids", "completion_ids", "logprobs", "earned"), map(list, columns), strict=True))
 
     groups, samples = len(recorded[0]), len(recorded[0][0])
+    rows = groups * samples
+    at_once = min(rows, rows_at_once or rows)
     laps = Laps()
     with tempfile.TemporaryDirectory() as work_folder:
         args = GRPOConfig(
@@ -44,7 +48,8 @@ def grpo(folder: str, shape: str, steps: int, rank: int, rate: float, dtype: str
             max_steps=steps,
             learning_rate=rate,
             lr_scheduler_type="constant",
-            per_device_train_batch_size=groups * samples,
+            per_device_train_batch_size=at_once,
+            gradient_accumulation_steps=rows // at_once,
             num_generations=samples,
             max_completion_length=len(recorded[0][0][0][1]),
             use_cpu=True,
